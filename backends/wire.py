@@ -1,0 +1,86 @@
+"""What drivers share when they write requests: headers, JSON bodies, their own options. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from backends.base import HttpRequest
+from config.schema import Backend
+
+_Options = TypeVar("_Options")
+_encoder = msgspec.json.Encoder()
+
+
+def encode(value: Any) -> bytes:
+    """JSON, compact, UTF-8."""
+    return _encoder.encode(value)
+
+
+def post(backend: Backend, path: str, body: dict[str, Any], *own: tuple[str, str], accept: str) -> HttpRequest:
+    """A POST of a JSON body. Headers configured in YAML win over the driver's `own`."""
+    headers = headers_of(backend, ("content-type", "application/json"), ("accept", accept), *own)
+    return HttpRequest("POST", path, headers, encode(body))
+
+
+def get(backend: Backend, path: str, *own: tuple[str, str]) -> HttpRequest:
+    """A GET of JSON."""
+    return HttpRequest("GET", path, headers_of(backend, ("accept", "application/json"), *own), b"")
+
+
+def headers_of(backend: Backend, *own: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Lower-case header names, each once; empty values of `own` are left out."""
+    merged = {name: value for name, value in own if value}
+    merged.update((name.lower(), secret.reveal()) for name, secret in backend.headers.items())
+    return tuple(merged.items())
+
+
+def bearer(backend: Backend) -> tuple[str, str]:
+    """The Authorization header of the configured key; an empty value without one."""
+    return ("authorization", f"Bearer {backend.api_key.reveal()}" if backend.api_key else "")
+
+
+def secrets_of(backend: Backend) -> tuple[str, ...]:
+    """Everything of this backend that no message may show; longest first, so that none is starred in part."""
+    texts: Iterable[str] = (secret.reveal() for secret in (backend.api_key, *backend.headers.values()))
+    return tuple(sorted((t for t in texts if len(t) >= 6), key=len, reverse=True))
+
+
+def options(name: str, backend: Backend, kind: type[_Options]) -> _Options:
+    """The backend's `options` as the driver's own type. Raises ValueError with a sentence."""
+    try:
+        return msgspec.convert(backend.options, kind)
+    except msgspec.ValidationError as e:
+        raise ValueError(f"backends.{name}.options: {e}") from None
+
+
+def drop_none(**fields: Any) -> dict[str, Any]:
+    """The fields that were said: None, empty text, empty tuples, lists and mappings are left out; 0 and False stay."""
+    return {k: v for k, v in fields.items() if v is not None and v != "" and v != () and v != [] and v != {}}
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """Tool arguments as an object; what is not one becomes an empty one (the model's fault, not the client's)."""
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def named(items: Any, key: str) -> list[str]:
+    """The text under `key` of every object of a list."""
+    if not isinstance(items, list):
+        return []
+    return [item[key] for item in items if isinstance(item, dict) and isinstance(item.get(key), str)]
+
+
+def listing(body: bytes, field: str) -> Any:
+    """The list under `field` of a JSON answer; an empty one when the answer is something else."""
+    try:
+        data = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    return data.get(field) if isinstance(data, dict) else []

@@ -1,0 +1,74 @@
+"""What a request must look like before anything is decided by it. Raises BackendError; never trusts Host or the path.
+
+Nothing is ever routed or authorised by `request.url` or `request.host`: handlers see the raw target only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from backends.contract.errors import BackendError, ErrorCode
+from config.schema import Cors
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_ENCODED = re.compile(r"%(?:2e|2f|5c|00|25)", re.IGNORECASE)
+_EXPOSED = "X-Stream-Id, Location, X-Stream-Resumable, X-Request-Id, Retry-After"
+
+
+def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
+    """Host, request target, version and content encoding, strictly (reliability A 1-3, 5)."""
+    if request.version not in ((1, 0), (1, 1)):
+        raise BackendError(ErrorCode.INVALID_REQUEST, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+    headers = request.headers
+    names = headers.getall("Host", [])
+    if len(names) > 1 or (not names and request.version >= (1, 1)):
+        raise BackendError(ErrorCode.INVALID_REQUEST, "exactly one Host header is required")
+    if names and not _HOST.fullmatch(names[0]):
+        raise BackendError(ErrorCode.INVALID_REQUEST, "the Host header is not a host name")
+    if hosts and names and names[0].rpartition(":")[0] not in hosts and names[0] not in hosts:
+        raise BackendError(ErrorCode.FORBIDDEN, "this host name is not served here (server.hosts)")
+    target = request.raw_path
+    path = target.split("?", 1)[0]
+    if not path.startswith("/") or path.startswith("//") or "\\" in path or _ENCODED.search(path) or "/../" in path + "/":
+        raise BackendError(ErrorCode.INVALID_REQUEST, "the request target is not a plain path")
+    if headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise BackendError(ErrorCode.UNSUPPORTED_ENCODING, "send the body uncompressed: Content-Encoding is not accepted")
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The body, counted as it arrives. Raises TOO_LARGE beyond `limit` bytes."""
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:
+        raise _too_large(limit) from None
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
+
+
+def _too_large(limit: int) -> BackendError:
+    return BackendError(ErrorCode.TOO_LARGE, f"the request body is larger than {limit} bytes (server.max_body)")
+
+
+def cors_headers(cors: Cors, headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that let an allowed origin read the answer; empty for all others."""
+    origin = headers.get("Origin")
+    if origin is None or origin not in cors.origins:
+        return {"Vary": "Origin"} if cors.origins else {}
+    return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": _EXPOSED, "Vary": "Origin"}
+
+
+def preflight(cors: Cors, headers: Mapping[str, str]) -> web.Response:
+    """The answer to OPTIONS."""
+    allowed = cors_headers(cors, headers)
+    if "Access-Control-Allow-Origin" not in allowed:
+        return web.Response(status=403, text="this origin is not allowed (server.cors.origins)\n")
+    allowed["Access-Control-Allow-Methods"] = "GET, POST, DELETE, HEAD, OPTIONS"
+    allowed["Access-Control-Allow-Headers"] = headers.get("Access-Control-Request-Headers", "")[:1000]
+    allowed["Access-Control-Max-Age"] = "600"
+    return web.Response(status=204, headers=allowed)

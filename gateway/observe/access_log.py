@@ -1,0 +1,90 @@
+"""One line per stream, at its end, and one per refusal: figures and names only.
+
+Law: no message content, no query string, no key, no user id ever appears in these lines. Lines are plain values (pure);
+`AccessLog` writes them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from gateway.streams.stream import Receipt
+
+_MAX_TEXT = 200
+_QUIET = frozenset({"completed", "cancelled", "client_gone"})
+
+
+class Writer(Protocol):
+    """What is needed of a structlog logger."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """Write at level info."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Write at level warning."""
+
+
+def stream_line(receipt: Receipt) -> dict[str, Any]:
+    """The summary of one stream. Times in milliseconds, rate in tokens per second; absent figures are left out."""
+    line = {
+        "stream": receipt.stream_id,
+        "state": receipt.state,
+        "ended_by": receipt.ended_by,
+        "reason": plain(receipt.reason),
+        "finish": receipt.finish_reason,
+        "owner": plain(receipt.owner),
+        "protocol": receipt.protocol,
+        "model": plain(receipt.model),
+        "backend": receipt.backend,
+        "tokens": receipt.token_count,
+        "prompt_tokens": receipt.prompt_tokens,
+        "completion_tokens": receipt.completion_tokens,
+        "usage_estimated": receipt.usage_estimated,
+        "rate": receipt.tokens_per_second,
+        "average_gap_ms": receipt.average_gap_ms,
+        "max_gap_ms": receipt.max_gap_ms,
+        "first_token_ms": receipt.first_token_ms,
+        "duration_ms": receipt.duration_ms,
+        "bytes_in": receipt.bytes_in,
+        "attempts": receipt.attempts,
+        "error": receipt.error_code,
+        "node": receipt.node,
+    }
+    return {name: value for name, value in line.items() if value is not None and value != ""}
+
+
+def refusal_line(
+    *, code: str, status: int, method: str, path: str, owner: str = "", request_id: str = ""
+) -> dict[str, Any]:
+    """A request that never became a stream. `path` may come with a query string: it is cut off."""
+    line = {
+        "code": code,
+        "status": status,
+        "method": plain(method),
+        "path": plain(path.split("?", 1)[0]),
+        "owner": plain(owner),
+        "request_id": request_id,
+    }
+    return {name: value for name, value in line.items() if value != ""}
+
+
+def plain(text: str) -> str:
+    """Printable and at most 200 characters: what a client chose cannot forge a line."""
+    return "".join(c if c.isprintable() else " " for c in text[:_MAX_TEXT])
+
+
+class AccessLog:
+    """Writes the lines to a logger; failures of backends and of the gateway at level warning."""
+
+    def __init__(self, logger: Writer) -> None:
+        self._logger = logger
+
+    def finished(self, receipt: Receipt) -> None:
+        """Write a stream's summary."""
+        write = self._logger.info if receipt.state in _QUIET else self._logger.warning
+        write("stream", **stream_line(receipt))
+
+    def refused(self, *, code: str, status: int, method: str, path: str, owner: str = "", request_id: str = "") -> None:
+        """Write a refusal."""
+        line = refusal_line(code=code, status=status, method=method, path=path, owner=owner, request_id=request_id)
+        self._logger.info("refused", **line)

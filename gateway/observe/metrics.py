@@ -1,0 +1,180 @@
+"""Prometheus figures of one worker, in a registry of their own: no global state, two workers in a process do not mix.
+
+Law: nothing here runs per token; a stream costs one `started` and one `finished`. Label values are bounded: what
+clients choose (models) ends in `other` after the first 200, so nobody can grow the memory or the scrape.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.streams.stream import Identity, Receipt
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MAX_VALUES = 200
+_MAX_LENGTH = 100
+_FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
+_GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
+_DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600)
+# Endings that say something about the backend; a timer that ran out was waiting for it.
+_BACKEND_STATES = frozenset({"upstream_error", "upstream_truncated", "timed_out"})
+
+
+class Bounded:
+    """A label's values: the first `limit` different ones (printable, at most 100 characters), then `other`."""
+
+    def __init__(self, limit: int = MAX_VALUES) -> None:
+        self._limit = limit
+        self._known: dict[str, str] = {}
+
+    def __call__(self, value: str) -> str:
+        value = value[:_MAX_LENGTH]
+        known = self._known.get(value)
+        if known is not None:
+            return known
+        if len(self._known) >= self._limit:
+            return "other"
+        clean = "".join(c for c in value if c.isprintable()) or "unknown"
+        self._known[value] = clean
+        return clean
+
+
+class NullMetrics:
+    """Metrics switched off; also the interface of `Metrics`."""
+
+    enabled = False
+
+    def started(self, identity: Identity) -> None:
+        """A stream was admitted."""
+
+    def finished(self, receipt: Receipt) -> None:
+        """A stream reached its terminal state. Idempotent for the active gauge."""
+
+    def refused(self, code: str) -> None:
+        """A request was refused before it became a stream; `code` is the error's wire code."""
+
+    def upstream_error(self, backend: str, code: str) -> None:
+        """An attempt failed and was tried elsewhere (the last attempt's failure is counted by `finished`)."""
+
+    def request(self, route: str, status: int) -> None:
+        """An HTTP request was answered; `route` is the route's template, never the raw path."""
+
+    def render(self) -> tuple[bytes, str]:
+        """The scrape's body and content type."""
+        return b"# metrics are switched off (observe.metrics: false)\n", CONTENT_TYPE
+
+
+class Metrics(NullMetrics):
+    """The figures. `registry_degraded` and `loop_lag` (seconds) are asked when a scrape comes."""
+
+    enabled = True
+
+    def __init__(
+        self,
+        *,
+        registry_degraded: Callable[[], bool] | None = None,
+        loop_lag: Callable[[], float] | None = None,
+    ) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._open: dict[str, str] = {}
+        self._model, self._route, self._backend = Bounded(), Bounded(), Bounded()
+        self._code, self._protocol = Bounded(), Bounded()
+        self._counters()
+        self._histograms()
+        self.registry.register(_Moment(self._open, self._backend, registry_degraded, loop_lag))
+
+    def _counters(self) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter("headgate_" + name, text, labels, registry=self.registry)
+
+        self._streams = counter(
+            "streams", "Streams that ended, by terminal state.", "state", "backend", "model", "protocol"
+        )
+        self._tokens = counter(
+            "tokens", "Tokens by kind: prompt, completion, reasoning, cached.", "kind", "backend", "model"
+        )
+        self._upstream = counter("upstream_errors", "Failures of backends.", "backend", "code")
+        self._requests = counter("http_requests", "HTTP requests answered.", "route", "status")
+        self._refused = counter("refused", "Requests refused before they became a stream.", "code")
+        self._received = counter("upstream_bytes", "Bytes received from backends.", "backend")
+
+    def _histograms(self) -> None:
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            name = f"headgate_{name}_seconds"
+            return Histogram(name, text, ("backend", "model"), buckets=buckets, registry=self.registry)
+
+        self._first = histogram("first_token", "From admission to the first token.", _FIRST_TOKEN)
+        self._gap = histogram("inter_token", "Average gap between tokens of a stream, once per stream.", _GAP)
+        self._duration = histogram("stream_duration", "From admission to the terminal state.", _DURATION)
+
+    def started(self, identity: Identity) -> None:
+        self._open[identity.id] = identity.backend
+
+    def finished(self, receipt: Receipt) -> None:
+        self._open.pop(receipt.stream_id, None)
+        backend, model = self._backend(receipt.backend), self._model(receipt.model)
+        self._streams.labels(receipt.state, backend, model, self._protocol(receipt.protocol)).inc()
+        self._received.labels(backend).inc(receipt.bytes_in)
+        self._times(receipt, backend, model)
+        self._count(receipt, backend, model)
+        if receipt.state in _BACKEND_STATES:
+            self._upstream.labels(backend, self._code(receipt.error_code or receipt.state)).inc()
+
+    def _times(self, receipt: Receipt, backend: str, model: str) -> None:
+        self._duration.labels(backend, model).observe(receipt.duration_ms / 1000)
+        if receipt.first_token_ms is not None:
+            self._first.labels(backend, model).observe(receipt.first_token_ms / 1000)
+        if receipt.average_gap_ms is not None:
+            self._gap.labels(backend, model).observe(receipt.average_gap_ms / 1000)
+
+    def _count(self, receipt: Receipt, backend: str, model: str) -> None:
+        for kind, tokens in (
+            ("prompt", receipt.prompt_tokens),
+            ("completion", receipt.completion_tokens),
+            ("reasoning", receipt.reasoning_tokens),
+            ("cached", receipt.cached_tokens),
+        ):
+            if tokens > 0:
+                self._tokens.labels(kind, backend, model).inc(tokens)
+
+    def refused(self, code: str) -> None:
+        self._refused.labels(self._code(code)).inc()
+
+    def upstream_error(self, backend: str, code: str) -> None:
+        self._upstream.labels(self._backend(backend), self._code(code)).inc()
+
+    def request(self, route: str, status: int) -> None:
+        self._requests.labels(self._route(route), str(status)).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        return generate_latest(self.registry), CONTENT_TYPE
+
+
+class _Moment(Collector):
+    """What is true now, asked at the scrape."""
+
+    def __init__(
+        self,
+        streams: dict[str, str],
+        label: Bounded,
+        degraded: Callable[[], bool] | None,
+        lag: Callable[[], float] | None,
+    ) -> None:
+        self._streams, self._label, self._degraded, self._lag = streams, label, degraded, lag
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        active = GaugeMetricFamily("headgate_streams_active", "Running streams.", labels=["backend"])
+        for backend, count in Tally(map(self._label, self._streams.values())).items():
+            active.add_metric([backend], count)
+        yield active
+        if self._degraded is not None:
+            text = "1 while the shared registry is away."
+            yield GaugeMetricFamily("headgate_registry_degraded", text, value=float(self._degraded()))
+        if self._lag is not None:
+            text = "How late the event loop ran lately."
+            yield GaugeMetricFamily("headgate_event_loop_lag_seconds", text, value=self._lag())

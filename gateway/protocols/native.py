@@ -1,0 +1,230 @@
+"""The native protocol over SSE: CONTRACT.md, "Shapes of the native protocol". Pure.
+
+Law: `start` first, `done` or `error` last, always; the n-th frame carries the id `<stream id>.<n>`. A stream that was
+cancelled on request is `done` with what there was; every other failure is `error`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+from backends.contract.errors import BackendError
+from backends.contract.events import (
+    Event,
+    Failed,
+    Finish,
+    ReasoningDelta,
+    Start,
+    TextDelta,
+    ToolCallDelta,
+    ToolResult,
+    Usage,
+)
+from gateway.protocols.answer import Calls, arguments_of
+from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Refusal, ToolCallWhole
+from gateway.protocols.errors import error_of, native_error, retry_after_header
+from gateway.protocols.native_request import read_native
+
+to_json = msgspec.json.Encoder().encode
+
+
+def complete(ending: Ending) -> bool:
+    """Whether the last event is `done`: nothing failed, or somebody asked for the end."""
+    return ending.error is None or ending.finish == "cancelled"
+
+
+class EventEncoder(Encoder):
+    """What the SSE and the NDJSON form share: which events there are and when. Subclasses say how one looks."""
+
+    def __init__(self, about: About) -> None:
+        self.about = about
+        self.tokens = 0
+        self._text: list[str] = []
+        self._calls: Calls | None = None
+
+    def feed(self, events: Sequence[Event]) -> bytes:
+        out: list[bytes] = []
+        for event in events:
+            if type(event) is TextDelta:
+                self.tokens += 1
+                self._text.append(event.text)
+                out.append(self._token(event.text))
+            else:
+                self._feed_other(event, out)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _feed_other(self, event: Event, out: list[bytes]) -> None:
+        match event:
+            case ReasoningDelta():
+                self.tokens += 1
+                if event.text:  # a signature alone is for the provider, not for readers
+                    out.append(self._reasoning(event.text))
+            case ToolCallDelta():
+                self.tokens += 1
+                self._calls = self._calls or Calls()
+                finished = self._calls.feed(event)
+                out.extend(self._tool_call(call) for call in finished)
+                out.append(self._tool_delta(event))
+            case ToolResult():
+                out.append(self._tool_result(event))
+            case Finish():
+                out.append(self._open_calls())
+            case Start() | TextDelta() | Usage() | Failed():
+                pass  # the gateway says these itself: in `start` and in the last frames
+
+    def end(self, ending: Ending) -> bytes:
+        """A call the backend left unfinished is not told as a whole one: somebody might run it."""
+        if not complete(ending):
+            return self._error(ending)
+        calls = b"" if ending.finish in ("cancelled", "timeout") else self._open_calls()
+        return calls + self._done(ending, "".join(self._text))
+
+    def _open_calls(self) -> bytes:
+        if self._calls is None:
+            return b""
+        return b"".join([self._tool_call(call) for call in self._calls.rest()])
+
+    @abstractmethod
+    def _token(self, text: str) -> bytes: ...
+
+    @abstractmethod
+    def _reasoning(self, text: str) -> bytes: ...
+
+    @abstractmethod
+    def _tool_delta(self, delta: ToolCallDelta) -> bytes: ...
+
+    @abstractmethod
+    def _tool_call(self, call: ToolCallWhole) -> bytes: ...
+
+    @abstractmethod
+    def _tool_result(self, result: ToolResult) -> bytes: ...
+
+    @abstractmethod
+    def _done(self, ending: Ending, text: str) -> bytes: ...
+
+    @abstractmethod
+    def _error(self, ending: Ending) -> bytes: ...
+
+
+def usage_json(ending: Ending) -> dict[str, Any]:
+    """The native `usage` object."""
+    usage = ending.usage
+    return {
+        "promptTokens": usage.prompt,
+        "completionTokens": usage.completion,
+        "reasoningTokens": usage.reasoning,
+        "cachedTokens": usage.cached,
+        "estimated": ending.usage_estimated,
+    }
+
+
+def _error_json(about: About, ending: Ending, tokens: int) -> dict[str, Any]:
+    error = error_of(ending)
+    return {
+        "code": error.code.wire,
+        "message": error.message,
+        "retryable": error.code.retryable,
+        "streamId": about.stream_id,
+        "tokenCount": tokens,
+    }
+
+
+def _call_json(call: ToolCallWhole) -> dict[str, Any]:
+    return {"index": call.index, "id": call.id, "name": call.name, "arguments": arguments_of(call)}
+
+
+class _Sse(EventEncoder):
+    """Events with ids. A token costs one JSON encoding of its text and one formatting of a ready template."""
+
+    def __init__(self, about: About) -> None:
+        super().__init__(about)
+        head = b"id: " + about.stream_id.encode().replace(b"%", b"%%") + b".%d\nevent: "
+        self._token_form = head + b'token\ndata: {"content":%b,"tokenCount":%d}\n\n'
+        self._event_form = head + b"%b\ndata: %b\n\n"
+
+    def start(self) -> bytes:
+        about = self.about
+        data = {
+            "streamId": about.stream_id,
+            "model": about.model,
+            "backend": about.backend,
+            "conversationId": about.conversation_id or None,
+            "timestamp": about.created_ms,
+        }
+        return b"retry: 1000\n" + self._event(b"start", data)
+
+    def _event(self, kind: bytes, data: dict[str, Any]) -> bytes:
+        self.frames += 1
+        return self._event_form % (self.frames, kind, to_json(data))
+
+    def _token(self, text: str) -> bytes:
+        self.frames += 1
+        return self._token_form % (self.frames, to_json(text), self.tokens)
+
+    def _reasoning(self, text: str) -> bytes:
+        return self._event(b"reasoning", {"content": text})
+
+    def _tool_delta(self, delta: ToolCallDelta) -> bytes:
+        data = {"index": delta.index, "id": delta.id, "name": delta.name, "arguments": delta.arguments}
+        return self._event(b"tool_call_delta", data)
+
+    def _tool_call(self, call: ToolCallWhole) -> bytes:
+        return self._event(b"tool_call", _call_json(call))
+
+    def _tool_result(self, result: ToolResult) -> bytes:
+        return self._event(b"tool_result", {"id": result.id, "name": result.name, "result": result.result})
+
+    def _done(self, ending: Ending, text: str) -> bytes:
+        usage = usage_json(ending)
+        done = {"fullText": text, "tokenCount": self.tokens, "finishReason": ending.finish, "usage": usage}
+        return self._event(b"usage", usage) + self._event(b"done", done)
+
+    def _error(self, ending: Ending) -> bytes:
+        return self._event(b"error", _error_json(self.about, ending, self.tokens))
+
+
+class Protocol(ClientProtocol):
+    """Native, SSE."""
+
+    name: ClassVar[str] = "native"
+    family: ClassVar[str] = "native"
+    dialect: ClassVar[str] = "native"
+    content_type: ClassVar[str] = "text/event-stream"
+    framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
+    keepalive: ClassVar[bytes] = b": ping\n\n"
+    head_wait: ClassVar[float] = 1.0
+    on_disconnect: ClassVar[str] = "grace 30s"
+
+    def parse(self, body: bytes, params: Mapping[str, str]) -> Asked:
+        return read_native(body, params)
+
+    def encoder(self, about: About) -> Encoder:
+        return _Sse(about)
+
+    def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
+        body = {
+            "streamId": about.stream_id,
+            "model": about.model,
+            "backend": about.backend,
+            "conversationId": about.conversation_id or None,
+            "fullText": answer.text,
+            "content": answer.text,
+            **({"reasoning": answer.reasoning} if answer.reasoning else {}),
+            "toolCalls": [_call_json(call) for call in answer.tool_calls],
+            **({"toolResults": answer.tool_results} if answer.tool_results else {}),
+            "tokenCount": ending.tokens,
+            "finishReason": ending.finish,
+            "usage": usage_json(ending),
+        }
+        return to_json(body)
+
+    def failure(self, error: BackendError, request_id: str) -> Refusal:
+        return Refusal(error.code.status, retry_after_header(error), to_json(native_error(error, request_id)))
+
+    def error_frame(self, about: About, ending: Ending, seq: int) -> bytes:
+        head = f"id: {about.stream_id}.{seq}\nevent: error\ndata: ".encode()
+        return head + to_json(_error_json(about, ending, ending.tokens)) + b"\n\n"

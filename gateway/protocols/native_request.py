@@ -1,0 +1,79 @@
+"""A request of the native protocol, in its body or in query parameters (EventSource can only GET). Pure.
+
+Law: SSE and NDJSON clients ask in the same words; camelCase and snake_case names mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from backends.contract.request import ChatRequest, Message
+from gateway.protocols.base import Asked
+from gateway.protocols.parsing import Fields, decode_object, invalid, read_messages, read_tool_choice, read_tools
+
+# Query and path parameters that go before the field of the same name in the body.
+_TEXT_PARAMS = ("message", "conversation_id", "model", "backend", "user_id", "system")
+_NUMBER_PARAMS = ("temperature", "max_tokens")
+
+
+def _merged(data: dict[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
+    """The body with the parameters laid over it. Raises INVALID_REQUEST for numbers that are none."""
+    merged = dict(data)
+    for name in _TEXT_PARAMS:
+        if params.get(name):
+            merged[name] = params[name]
+    for name in _NUMBER_PARAMS:
+        if params.get(name):
+            try:
+                merged[name] = float(params[name])
+            except ValueError:
+                raise invalid(name, "a number") from None
+    return merged
+
+
+def _messages(fields: Fields, params: Mapping[str, str]) -> tuple[Message, ...]:
+    """`messages`, or one user turn from `prompt` or `message`; `system` goes before them."""
+    system = fields.text("system", "systemPrompt", "system_prompt")
+    before = (Message("system", system),) if system else ()
+    if fields.data.get("messages") is not None and not params.get("message"):
+        return before + read_messages(fields, lenient=False)
+    text = fields.text("message") if params.get("message") else fields.text("prompt", "message")
+    if not text:
+        raise invalid("messages", "an array of messages, or a `prompt`")
+    return (*before, Message("user", text))
+
+
+def _request(fields: Fields, params: Mapping[str, str]) -> ChatRequest:
+    return ChatRequest(
+        model=fields.text("model"),
+        messages=_messages(fields, params),
+        max_tokens=fields.integer("max_tokens", "maxTokens", low=1),
+        temperature=fields.number("temperature", low=0),
+        top_p=fields.number("topP", "top_p", low=0, high=1),
+        top_k=fields.integer("topK", "top_k", low=0),
+        stop=fields.stop(),
+        seed=fields.integer("seed"),
+        presence_penalty=fields.number("presencePenalty", "presence_penalty"),
+        frequency_penalty=fields.number("frequencyPenalty", "frequency_penalty"),
+        tools=read_tools(fields, lenient=False),
+        tool_choice=read_tool_choice(fields, lenient=False),
+        response_format=fields.object("responseFormat", "response_format"),
+        reasoning_effort=fields.text("reasoningEffort", "reasoning_effort") or None,
+    )
+
+
+def read_native(body: bytes, params: Mapping[str, str]) -> Asked:
+    """A request, parsed; the model may be left out (""): the router knows what to do. An empty body is one made of
+    parameters. Raises BackendError INVALID_REQUEST naming the field."""
+    data = decode_object(body) if body.strip() or not params.get("message") else {}
+    fields = Fields(_merged(data, params))
+    return Asked(
+        request=_request(fields, params),
+        stream=fields.flag("stream") is not False,
+        body=data,
+        backend=fields.text("backend"),
+        user_id=fields.text("user_id", "userId"),
+        workspace_id=fields.text("workspaceId", "workspace_id"),
+        conversation_id=fields.text("conversation_id", "conversationId"),
+    )

@@ -1,0 +1,165 @@
+"""What ended streams add up to: counters and log-spaced histograms as one flat mapping of field to integer.
+
+Law: pure, and additive. `fields` of a receipt are increments; the sum of any number of such mappings (of receipts, of
+nodes) is again one, so a Redis hash can hold it and HINCRBY can merge it. Labels are bounded: `Fold` says how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.streams.stream import Receipt, State
+
+MAX_MODELS = 200  # distinct model names of one owner; the rest is `other`
+MAX_OWNERS = 1000  # the least recently active is forgotten
+OTHER = "other"
+_STEPS = 8  # histogram buckets per doubling: a percentile is within 4.5 % of the truth
+_TOP = 200  # the last bucket: 2**25 ms, nine hours
+_FAILED = (State.UPSTREAM_ERROR.wire, State.UPSTREAM_TRUNCATED.wire, State.NODE_LOST.wire)
+_STOPPED = (State.CANCELLED.wire, State.CLIENT_GONE.wire)
+
+Fields = Mapping[str, int]
+
+
+def bucket(milliseconds: float) -> int:
+    """The histogram bucket of a time; 0 holds everything up to a millisecond."""
+    if milliseconds <= 1:
+        return 0
+    return min(_TOP, math.ceil(_STEPS * math.log2(milliseconds)))
+
+
+def bucket_value(index: int) -> float:
+    """The time in milliseconds a bucket stands for: its geometric middle."""
+    return 1.0 if index <= 0 else 2 ** ((index - 0.5) / _STEPS)
+
+
+def fields(receipt: Receipt, model: str | None = None) -> dict[str, int]:
+    """The increments of one ended stream. `model` replaces the receipt's name where labels are bounded."""
+    label = receipt.model if model is None else model
+    found = {f"state|{receipt.state}": 1, f"duration|{bucket(receipt.duration_ms)}": 1}
+    if receipt.first_token_ms is not None:
+        found[f"first|{bucket(receipt.first_token_ms)}"] = 1
+        found["streaming_ms"] = max(0, round(receipt.duration_ms - receipt.first_token_ms))
+    tokens = receipt.completion_tokens or receipt.token_count
+    found |= {"tokens": tokens, "prompt_tokens": receipt.prompt_tokens}
+    for kind, name in (("backend", receipt.backend), ("model", label)):
+        found |= {f"{kind}|count|{name}": 1, f"{kind}|tokens|{name}": tokens}
+        if receipt.state in _FAILED:
+            found[f"{kind}|failed|{name}"] = 1
+    return {name: value for name, value in found.items() if value}
+
+
+def merge(parts: Iterable[Fields]) -> Counter[str]:
+    """The sum of several nodes' or receipts' fields."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def percentiles(counts: Fields, kind: str) -> dict[str, float | None]:
+    """p50, p95 and p99 in milliseconds of the histogram `kind`; None while it is empty."""
+    prefix = kind + "|"
+    buckets = sorted((int(name[len(prefix) :]), n) for name, n in counts.items() if name.startswith(prefix))
+    total = sum(n for _, n in buckets)
+    return {f"p{p}": _percentile(buckets, total, p / 100) for p in (50, 95, 99)}
+
+
+def _percentile(buckets: list[tuple[int, int]], total: int, share: float) -> float | None:
+    rank = 0
+    for index, n in buckets:
+        rank += n
+        if rank >= share * total:
+            return round(bucket_value(index), 1)
+    return None
+
+
+def _by(counts: Fields, kind: str, running: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    blank = {"count": 0, "tokens": 0, "failed": 0}
+    for field, n in counts.items():
+        parts = field.split("|", 2)
+        if parts[0] == kind and len(parts) == 3:
+            groups.setdefault(parts[2], dict(blank))[parts[1]] = n
+    for name, n in running.items():
+        groups.setdefault(name, dict(blank))["active"] = n
+    for group in groups.values():
+        group.setdefault("active", 0)
+        group["errorRate"] = _rate(group["failed"], group["count"])
+    return groups
+
+
+def _rate(part: int, whole: int) -> float:
+    return round(part / whole, 4) if whole else 0.0
+
+
+def snapshot(
+    counts: Fields, *, active: int, peak: int, backends: Mapping[str, int] | None = None, models: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The answer of GET /api/streaming/statistics. Rates are shares of ended streams; `backends` and `models` count
+    running ones. A rate is 0 and a percentile None while nothing has ended."""
+    states = {s.wire: counts.get(f"state|{s.wire}", 0) for s in State if s.terminal}
+    ended = sum(states.values())
+    seconds = counts.get("streaming_ms", 0) / 1000
+    return {
+        "total": ended + active,
+        "states": states,
+        "completionRate": _rate(states[State.COMPLETED.wire], ended),
+        "errorRate": _rate(sum(states[name] for name in _FAILED), ended),
+        "timeoutRate": _rate(states[State.TIMED_OUT.wire], ended),
+        "cancelRate": _rate(sum(states[name] for name in _STOPPED), ended),
+        "firstTokenMs": percentiles(counts, "first"),
+        "durationMs": percentiles(counts, "duration"),
+        "tokens": counts.get("tokens", 0),
+        "promptTokens": counts.get("prompt_tokens", 0),
+        "tokensPerSecond": round(counts.get("tokens", 0) / seconds, 2) if seconds else None,
+        "active": active,
+        "peakActive": max(peak, active),
+        "byBackend": _by(counts, "backend", backends or {}),
+        "byModel": _by(counts, "model", models or {}),
+    }
+
+
+class Fold:
+    """The running sum of one node's receipts, of all owners and of each."""
+
+    def __init__(self, max_models: int = MAX_MODELS, max_owners: int = MAX_OWNERS) -> None:
+        self._max_models = max_models
+        self._max_owners = max_owners
+        self._total: Counter[str] = Counter()
+        self._owners: OrderedDict[str, Counter[str]] = OrderedDict()
+        self._models: dict[str, set[str]] = {}
+        self._all_models: set[str] = set()
+
+    def add(self, receipt: Receipt) -> tuple[dict[str, int], dict[str, int]]:
+        """Count one ended stream; returns the increments of the total and of its owner, with bounded labels."""
+        owner = self._owner(receipt.owner)
+        for_all = fields(receipt, self._label(self._all_models, receipt.model))
+        for_owner = fields(receipt, self._label(self._models[receipt.owner], receipt.model))
+        self._total.update(for_all)
+        owner.update(for_owner)
+        return for_all, for_owner
+
+    def counts(self, owner: str | None) -> Fields:
+        """The sum so far, of an owner (None: all)."""
+        return self._total if owner is None else self._owners.get(owner, Counter())
+
+    def _owner(self, owner: str) -> Counter[str]:
+        counter = self._owners.setdefault(owner, Counter())
+        self._models.setdefault(owner, set())
+        self._owners.move_to_end(owner)
+        while len(self._owners) > self._max_owners:
+            gone, _ = self._owners.popitem(last=False)
+            del self._models[gone]
+        return counter
+
+    def _label(self, known: set[str], model: str) -> str:
+        if model in known:
+            return model
+        if len(known) >= self._max_models:
+            return OTHER
+        known.add(model)
+        return model

@@ -1,0 +1,62 @@
+"""Which models there are: the names of routes, and what backends behind a glob say they have. Cached; a dead backend is skipped."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from backends.base import Driver
+from backends.contract.errors import BackendError
+from backends.transport import Transport
+from config.values import glob_matches
+from gateway.routing.router import Router
+
+_FRESH = 60.0  # seconds a list is kept
+_PATIENCE = 3.0  # seconds a backend may take to answer
+
+
+class ModelList:
+    """Model name -> backend. One per worker."""
+
+    def __init__(
+        self, router: Router, drivers: dict[str, Driver], transports: dict[str, Transport], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._router = router
+        self._drivers = drivers
+        self._transports = transports
+        self._clock = clock
+        self._known: dict[str, str] = {}
+        self._until = -1.0
+        self._lock = asyncio.Lock()
+
+    async def get(self) -> dict[str, str]:
+        """All names, routes' first. Never raises for a backend that is away."""
+        async with self._lock:
+            if self._clock() >= self._until:
+                self._known = await self._ask()
+                self._until = self._clock() + _FRESH
+        return self._known
+
+    async def _ask(self) -> dict[str, str]:
+        found = {name: self._router.choose(name).backend for name in self._router.models()}
+        names = self._router.open_backends()
+        for backend, models in zip(names, await asyncio.gather(*(self._of(n) for n in names)), strict=True):
+            globs = self._router.glob_for(backend)
+            for model in models:
+                if any(glob_matches(glob, model) for glob in globs):
+                    found.setdefault(model, backend)
+        return found
+
+    async def _of(self, backend: str) -> list[str]:
+        driver = self._drivers[backend]
+        request = driver.list_models()
+        if request is None:
+            return list(driver.backend.models)
+        try:
+            status, _headers, body = await self._transports[backend].fetch(request, _PATIENCE)
+            return list(driver.read_models(body)) if status == 200 else list(driver.backend.models)
+        except (BackendError, msgspec.DecodeError, ValueError, KeyError, TypeError):
+            return list(driver.backend.models)

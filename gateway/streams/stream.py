@@ -1,0 +1,217 @@
+"""One stream: identity, state table, counters. Pure: the clock is an argument (monotonic seconds unless said otherwise).
+
+Law: exactly one terminal state, set by `end`, which returns True to exactly one caller.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+from enum import Enum
+
+from msgspec import Struct
+
+from backends.contract.errors import BackendError
+from backends.contract.events import FinishReason
+
+ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,100}")  # a client-chosen X-Stream-Id; `.` and `:` would break SSE ids
+
+
+class State(Enum):
+    """(wire name, terminal)"""
+
+    WAITING = ("waiting", False)
+    STREAMING = ("streaming", False)
+    COMPLETED = ("completed", True)
+    CANCELLED = ("cancelled", True)
+    TIMED_OUT = ("timed_out", True)
+    CLIENT_GONE = ("client_gone", True)
+    UPSTREAM_ERROR = ("upstream_error", True)
+    UPSTREAM_TRUNCATED = ("upstream_truncated", True)
+    NODE_LOST = ("node_lost", True)
+    SHED = ("shed", True)
+
+    def __init__(self, wire: str, terminal: bool) -> None:
+        self.wire = wire
+        self.terminal = terminal
+
+
+# Where each state may lead. WAITING may be retried elsewhere; nothing leaves a terminal state.
+_TERMINAL = frozenset(s for s in State if s.terminal)
+NEXT: dict[State, frozenset[State]] = {
+    State.WAITING: _TERMINAL | {State.STREAMING},
+    State.STREAMING: _TERMINAL,
+    **{s: frozenset() for s in _TERMINAL},
+}
+
+
+def new_stream_id(now_ms: int) -> str:
+    """`st_` + 32 lower-case base32 characters: 48 bits of Unix milliseconds, 112 random bits. Sorts by time."""
+    raw = (now_ms & (2**48 - 1)).to_bytes(6, "big") + secrets.token_bytes(14)
+    return "st_" + base64.b32encode(raw).decode("ascii").lower()
+
+
+class Identity(Struct, frozen=True):
+    """Who and what a stream is; fixed at admission."""
+
+    id: str
+    owner: str
+    protocol: str
+    model: str  # as the client said it
+    backend: str
+    upstream_model: str
+    node: str
+    started_ms: int  # Unix milliseconds
+    key_id: str = ""
+    user_id: str = ""
+    workspace_id: str = ""
+    conversation_id: str = ""
+    resumable: bool = False
+
+
+class Entry(Struct, rename="camel"):
+    """One stream as the list of active streams shows it. `key_id` counts for concurrency; it is not shown."""
+
+    stream_id: str
+    state: str
+    model: str
+    backend: str
+    protocol: str
+    owner: str
+    user_id: str
+    workspace_id: str
+    conversation_id: str
+    node: str
+    started_at: int  # Unix milliseconds
+    first_token_ms: float | None = None
+    token_count: int = 0
+    resumable: bool = False
+    upstream_model: str = ""
+    key_id: str = ""
+
+
+class Receipt(Struct, frozen=True, rename="camel", omit_defaults=False):
+    """What happened, said once. Times in milliseconds; `ended_by` says who: client, operator, gateway, backend."""
+
+    stream_id: str
+    state: str
+    ended_by: str
+    reason: str
+    protocol: str
+    model: str
+    backend: str
+    upstream_model: str
+    owner: str
+    user_id: str
+    workspace_id: str
+    conversation_id: str
+    node: str
+    started_at: int
+    ended_at: int
+    first_token_ms: float | None
+    duration_ms: float
+    token_count: int
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cached_tokens: int
+    usage_estimated: bool
+    bytes_in: int
+    average_gap_ms: float | None
+    max_gap_ms: float | None
+    tokens_per_second: float | None
+    attempts: int
+    error_code: str = ""
+    error_message: str = ""
+
+
+class Stream:
+    """The mutable heart of a stream; owned by its producer."""
+
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "ended",
+        "ended_by",
+        "error",
+        "finish",
+        "first_token",
+        "identity",
+        "last_progress",
+        "max_gap",
+        "reason",
+        "receipt",
+        "state",
+        "tokens",
+    )
+
+    def __init__(self, identity: Identity, now: float) -> None:
+        self.identity = identity
+        self.state = State.WAITING
+        self.accepted = now
+        self.first_token: float | None = None
+        self.last_progress = now
+        self.max_gap = 0.0
+        self.tokens = 0
+        self.attempts = 1
+        self.ended: float | None = None
+        self.ended_by = ""
+        self.reason = ""
+        self.finish: FinishReason | None = None
+        self.error: BackendError | None = None
+        self.receipt: Receipt | None = None
+
+    def progress(self, tokens: int, now: float) -> None:
+        """`tokens` content deltas have come in all. The first moves WAITING to STREAMING."""
+        if self.first_token is None:
+            self.first_token = now
+            self.state = State.STREAMING
+        elif now - self.last_progress > self.max_gap:
+            self.max_gap = now - self.last_progress
+        self.tokens = tokens
+        self.last_progress = now
+
+    def end(
+        self,
+        state: State,
+        now: float,
+        *,
+        by: str,
+        reason: str,
+        finish: FinishReason | None = None,
+        error: BackendError | None = None,
+    ) -> bool:
+        """Move to a terminal state. True for the one caller that did it; later callers change nothing."""
+        if state not in NEXT[self.state]:
+            return False
+        self.state = state
+        self.ended = now
+        self.ended_by = by
+        self.reason = reason
+        self.finish = finish
+        self.error = error
+        return True
+
+    def entry(self) -> Entry:
+        """The stream as the list of active streams shows it now."""
+        who, first = self.identity, self.first_token
+        return Entry(
+            stream_id=who.id,
+            state=self.state.wire,
+            model=who.model,
+            backend=who.backend,
+            protocol=who.protocol,
+            owner=who.owner,
+            user_id=who.user_id,
+            workspace_id=who.workspace_id,
+            conversation_id=who.conversation_id,
+            node=who.node,
+            started_at=who.started_ms,
+            first_token_ms=None if first is None else round((first - self.accepted) * 1000, 3),
+            token_count=self.tokens,
+            resumable=who.resumable,
+            upstream_model=who.upstream_model,
+            key_id=who.key_id,
+        )

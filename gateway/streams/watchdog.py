@@ -1,0 +1,75 @@
+"""When a stream has taken too long: one sweep per worker over monotonic marks, no timer per token.
+
+`verdict` decides and is pure; `Watchdog` acts. A sweep of a thousand streams costs well under a millisecond.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from backends.contract.errors import BackendError, ErrorCode
+from config.schema import Streams
+from gateway.streams.producer import Producer
+from gateway.streams.stream import State, Stream
+
+SWEEP = 0.25  # seconds between two sweeps: the most by which a limit overshoots
+
+
+class Watched(Protocol):
+    """An output under watch: keepalives and write deadlines."""
+
+    def sweep(self, now: float) -> None:
+        """Send a keepalive or give up on a stuck client, if it is time."""
+
+
+def verdict(stream: Stream, limits: Streams, now: float, *, paused: bool) -> str | None:
+    """Why the stream must end now, or None. `paused`: its readers hold the backend back, so silence is not its fault."""
+    if now - stream.accepted >= limits.total_timeout:
+        return f"the stream took longer than {limits.total_timeout:g} s in total"
+    if stream.first_token is None:
+        if now - stream.accepted >= limits.first_token_timeout:
+            return f"no token within {limits.first_token_timeout:g} s"
+    elif not paused and now - stream.last_progress >= limits.no_progress:
+        return f"no progress for {limits.no_progress:g} s"
+    return None
+
+
+class Watchdog:
+    """Sweeps all streams and outputs of a worker."""
+
+    def __init__(self, producers: Callable[[], Iterable[Producer]], outputs: Callable[[], Iterable[Watched]]) -> None:
+        self._producers = producers
+        self._outputs = outputs
+        self._handle: asyncio.TimerHandle | None = None
+        self.lag = 0.0  # seconds the last sweep came late: the event loop's own delay
+
+    def start(self) -> None:
+        """Begin sweeping."""
+        loop = asyncio.get_running_loop()
+        self._due = loop.time() + SWEEP
+        self._handle = loop.call_at(self._due, self._sweep, loop)
+
+    def stop(self) -> None:
+        """No more sweeps."""
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        self.lag = max(0.0, now - self._due)
+        for producer in list(self._producers()):
+            self._judge(producer, now)
+        for output in list(self._outputs()):
+            output.sweep(now)
+        self._due = now + SWEEP
+        self._handle = loop.call_at(self._due, self._sweep, loop)
+
+    def _judge(self, producer: Producer, now: float) -> None:
+        reason = verdict(producer.stream, producer.plan.limits, now, paused=producer.paused)
+        if reason is not None:
+            error = BackendError(ErrorCode.TIMED_OUT, reason)
+            producer.stop(State.TIMED_OUT, by="gateway", reason=reason, finish="timeout", error=error)
+        else:
+            producer.relieve()
