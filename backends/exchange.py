@@ -1,4 +1,7 @@
-"""What a request to a backend looks like from above: a sink that is called back, a handle that steers. Declarations only."""
+"""What a request to a backend looks like from above: a sink that is called back, a handle that steers.
+
+Declarations only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from backends.contract.errors import BackendError
 
 
 class Sink(Protocol):
-    """Where an answer goes. Every call is synchronous, on the event loop, and exactly one of `eof` and `lost` is the last."""
+    """Where an answer goes. Every call is synchronous, on the event loop, and exactly one of `eof` and `lost` is the
+    last."""
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         """The status and the headers (lower-case names), once, before any data."""
@@ -19,7 +23,8 @@ class Sink(Protocol):
         """Body bytes, transfer-decoded; never empty."""
 
     def eof(self) -> None:
-        """The body ended by its framing: last chunk, Content-Length reached, or clean close of a close-delimited body."""
+        """The body ended by its framing: last chunk, Content-Length reached, or clean close of a close-delimited
+        body."""
 
     def lost(self, error: BackendError) -> None:
         """Anything else: UPSTREAM_TRUNCATED once the head was seen, UPSTREAM_FAILED (or TIMED_OUT) before."""

@@ -1,6 +1,7 @@
 """HTTP/1.1 answers, byte by byte: heads and body framing. Pure; what RFC 9112 leaves doubtful is refused.
 
-Heads go through aiohttp's C parser once they are complete; bodies are walked here, because content may look like framing.
+Heads go through aiohttp's C parser once they are complete; bodies are walked here, because content may look like
+framing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Head(Struct, frozen=True, gc=False):
 
 
 def parse_head(raw: bytes) -> Head:
-    """A complete head, its blank line included. Raises BadResponse (RFC 9112 sections 2.2, 5.2, 6.3; obs-fold, bare CR or LF,
+    """A complete head, its blank line included. Raises BadResponse (RFC 9112 sections 2.2, 5.2, 6.3; obs-fold, bare
+    CR or LF,
     repeated or contradictory lengths and versions other than 1.0 and 1.1 are refused)."""
     check_lines(raw)
     if raw[:8] not in (b"HTTP/1.1", b"HTTP/1.0"):
@@ -43,7 +45,13 @@ def parse_head(raw: bytes) -> Head:
     if b"\r\n " in raw or b"\r\n\t" in raw:
         raise BadResponse("a folded header line")
     parser = HttpResponseParser(
-        None, None, MAX_HEAD, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD, response_with_body=False, auto_decompress=False  # type: ignore[arg-type]
+        None,
+        None,
+        MAX_HEAD,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
+        response_with_body=False,
+        auto_decompress=False,
     )
     try:
         messages, _, tail = parser.feed_data(raw)
@@ -146,7 +154,8 @@ class LengthBody(Body):
 
 
 class ChunkedBody(Body):
-    """RFC 9112 section 7.1. A read that is exactly one chunk, the usual case of token streams, never enters the walk."""
+    """RFC 9112 section 7.1. A read that is exactly one chunk, the usual case of token streams, never enters the
+    walk."""
 
     __slots__ = ("_left", "_rest", "_step", "_trailers")
 

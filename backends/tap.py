@@ -22,8 +22,9 @@ class DecoderTap(Tap):
         """Count these events, and see whether the decoder is done."""
         for event in events:
             match event:
-                case TextDelta(text) | ReasoningDelta(text):
-                    self._content(text)
+                case TextDelta() | ReasoningDelta():
+                    if event.text:  # reasoning may come as a signature alone
+                        self._content(event.text)
                 case ToolCallDelta():
                     self._content(event.arguments)
                 case Usage():

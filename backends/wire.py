@@ -58,7 +58,7 @@ def options(name: str, backend: Backend, kind: type[_Options]) -> _Options:
 
 def drop_none(**fields: Any) -> dict[str, Any]:
     """The fields that were said: None, empty text, empty tuples, lists and mappings are left out; 0 and False stay."""
-    return {k: v for k, v in fields.items() if v is not None and v != "" and v != () and v != [] and v != {}}
+    return {k: v for k, v in fields.items() if v is not None and v not in ("", (), [], {})}
 
 
 def arguments_of(text: str) -> dict[str, Any]:

@@ -18,7 +18,8 @@ def sse_events(block: bytes) -> list[tuple[bytes, bytes]]:
 
 def _by_line(block: bytes) -> list[tuple[bytes, bytes]]:
     found: list[tuple[bytes, bytes]] = []
-    name, data = b"", []
+    name: bytes = b""
+    data: list[bytes] = []
     for line in block.splitlines():  # of bytes: CR, LF and CRLF, nothing else
         if not line:
             if data:

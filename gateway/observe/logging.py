@@ -64,6 +64,17 @@ class _NeverWaiting(QueueHandler):
             self.dropped += 1
 
 
+class _Listener(QueueListener):
+    """Its end mark waits for room: what is queued is written first."""
+
+    def __init__(self, lines: queue.Queue[logging.LogRecord], sink: logging.Handler) -> None:
+        super().__init__(lines, sink)
+        self._room: queue.Queue[Any] = lines
+
+    def enqueue_sentinel(self) -> None:
+        self._room.put(None)
+
+
 class Logs:
     """The logs of this process, from construction to `close`. One at a time: structlog's set-up is the process's."""
 
@@ -73,7 +84,7 @@ class Logs:
         self._handler = _NeverWaiting(self._queue)
         sink = logging.StreamHandler(out)
         sink.setFormatter(_formatter(observe.log_format, out))
-        self._listener = QueueListener(self._queue, sink)
+        self._listener = _Listener(self._queue, sink)
         self._root = logging.getLogger()
         self._root.addHandler(self._handler)
         self._before = self._root.level
@@ -109,6 +120,13 @@ def _level(observe: Observe) -> int:
     return int(logging.getLevelNamesMapping()[observe.log_level.upper()])
 
 
+def _caught(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Take hold of the exception here: the thread that renders has none of its own."""
+    if event.get("exc_info") is True:
+        event["exc_info"] = sys.exc_info()
+    return event
+
+
 def _shared() -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
@@ -123,6 +141,7 @@ def _configure() -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             *_shared(),
+            _caught,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -10,7 +10,8 @@ from typing import Any
 
 from backends.contract.request import ChatRequest, Message
 from gateway.protocols.base import Asked
-from gateway.protocols.parsing import Fields, decode_object, invalid, read_messages, read_tool_choice, read_tools
+from gateway.protocols.parsing import Fields, decode_object, invalid
+from gateway.protocols.turns import read_messages, read_tool_choice, read_tools
 
 # Query and path parameters that go before the field of the same name in the body.
 _TEXT_PARAMS = ("message", "conversation_id", "model", "backend", "user_id", "system")

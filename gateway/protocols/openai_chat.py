@@ -16,7 +16,8 @@ from backends.contract.events import Event, FinishReason, ReasoningDelta, TextDe
 from backends.contract.request import ChatRequest
 from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Refusal, ToolCallWhole
 from gateway.protocols.errors import error_of, openai_error, retry_after_header
-from gateway.protocols.parsing import Fields, decode_object, invalid, read_messages, read_tool_choice, read_tools
+from gateway.protocols.parsing import Fields, decode_object, invalid
+from gateway.protocols.turns import read_messages, read_tool_choice, read_tools
 
 _json = msgspec.json.Encoder().encode
 _DONE = b"data: [DONE]\n\n"

@@ -1,6 +1,6 @@
-"""The registry of one worker, in memory: its running streams, receipts for the replay window, claims, concurrency leases.
+"""The registry of one worker, in memory: its running streams, receipts for the replay window, claims, leases.
 
-Law: nothing here waits or fails. Everything is bounded, by time and by count. The clock is monotonic seconds and injected.
+Law: nothing here waits or fails. Everything is bounded, by time and by count. The clock is monotonic seconds, injected.
 """
 
 from __future__ import annotations

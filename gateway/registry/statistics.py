@@ -97,7 +97,12 @@ def _rate(part: int, whole: int) -> float:
 
 
 def snapshot(
-    counts: Fields, *, active: int, peak: int, backends: Mapping[str, int] | None = None, models: Mapping[str, int] | None = None
+    counts: Fields,
+    *,
+    active: int,
+    peak: int,
+    backends: Mapping[str, int] | None = None,
+    models: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The answer of GET /api/streaming/statistics. Rates are shares of ended streams; `backends` and `models` count
     running ones. A rate is 0 and a percentile None while nothing has ended."""

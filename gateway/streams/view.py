@@ -14,8 +14,8 @@ from backends.base import Decoder, Driver
 from backends.contract.framing import NdjsonFramer, SseFramer
 from gateway.protocols.base import About, ClientProtocol, Ending
 
-# An error in the backend's own words, at the beginning of a line. Within JSON text a quote or newline is always escaped,
-# so a model that writes about such frames does not look like one.
+# An error in the backend's own words, at the beginning of a line. Within JSON text a quote or newline is always
+# escaped, so a model that writes about such frames does not look like one.
 _ERROR = re.compile(rb'(?:^|[\r\n])(?:event: ?error\b|(?:data: ?)?\{\s*"error"\s*:\s*[{"])')
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")  # a comment line may stand before it in the frame
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')

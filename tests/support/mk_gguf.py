@@ -3,7 +3,8 @@
 Attention and feed-forward outputs are zero and the embeddings are orthonormal, so the residual stream carries the last token
 alone; each row of the output matrix answers with its successor. Nothing is downloaded.
 
-Kinds: `text` says TEXT; `think` says THINK between <think> tags, then TEXT; `tool` makes one tool call; `endless` says TEXT over and over.
+It thinks THINK first where the template opens a <think> (llama.cpp's default). Then kind `text` says TEXT, `tool` makes one tool
+call, and `endless` says TEXT over and over.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Vocabulary:
 
 
 def successors(kind: str, vocabulary: Vocabulary) -> dict[int, int]:
-    """For each token the one that follows. The prompt's last token is always a newline: there the answer begins."""
+    """For each token the one that follows. A prompt ends with a newline or `<think>`."""
     end = vocabulary.id("<|im_end|>")
     follow: dict[int, int] = {}
 
@@ -52,9 +53,9 @@ def successors(kind: str, vocabulary: Vocabulary) -> dict[int, int]:
         follow.update(zip(ids, ids[1:], strict=False))
 
     chain([*CHAIN, "Hello" if kind == "endless" else "<|im_end|>"])
-    chain(["<think>", *THOUGHT, "</think>", "\n\n", "Hello"])
     chain(["<tool_call>", *TOOL, "</tool_call>", "<|im_end|>"])
-    begin = {"tool": "<tool_call>", "think": "<think>"}.get(kind, "Hello")
+    begin = "<tool_call>" if kind == "tool" else "Hello"
+    chain(["<think>", *THOUGHT, "</think>", "\n\n", begin])
     follow[vocabulary.id("\n")] = vocabulary.id(begin)
     return {token: follow.get(token, end) for token in range(len(vocabulary))}
 

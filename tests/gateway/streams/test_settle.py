@@ -25,7 +25,9 @@ class Counted(Tap):
         self.chars += len(block)
 
 
-def told(state: State, *, marks: tuple[float, ...] = (), by: str = "backend", error: BackendError | None = None) -> Stream:
+def told(
+    state: State, *, marks: tuple[float, ...] = (), by: str = "backend", error: BackendError | None = None
+) -> Stream:
     stream = Stream(WHO, 100.0)
     for count, mark in enumerate(marks, 1):
         stream.progress(count, mark)
@@ -85,7 +87,8 @@ def test_a_running_stream_has_no_receipt() -> None:
 def test_a_failure_never_looks_like_a_completion(state: State) -> None:
     """Breaks when a failed stream's last frame could be a clean completion."""
     last = ending(told(state, marks=(101.0,)), None)
-    assert last.error is not None and last.finish in ("error", "timeout")
+    assert last.error is not None
+    assert last.finish in ("error", "timeout")
 
 
 def test_the_given_error_is_said() -> None:

@@ -1,0 +1,185 @@
+"""One socket to a backend, one exchange at a time. The road of every token: bytes -> framing -> sink, nothing between.
+
+Whatever happens to the socket becomes exactly one end of the exchange. What arrives without an exchange closes the
+socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from backends.http1 import MAX_HEAD, BadResponse, Body, Head, body_of, check_lines, parse_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backends.call import Call
+
+
+class Connection(asyncio.Protocol):
+    """`reused` is True from its second exchange on; `usable` while the socket is open and idle."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_call",
+        "_eof",
+        "_gone",
+        "_limit",
+        "_on_gone",
+        "_reusable",
+        "_seen",
+        "_transport",
+        "reused",
+    )
+
+    def __init__(self, on_gone: Callable[[Connection], None], limit: int) -> None:
+        self._on_gone = on_gone
+        self._limit = limit  # bytes of body; 0: none
+        self._transport: asyncio.Transport | None = None
+        self._call: Call | None = None
+        self._body: Body | None = None
+        self._buffer = b""
+        self._seen = 0
+        self._reusable = False
+        self._gone = False
+        self._eof = False
+        self.reused = False
+
+    @property
+    def usable(self) -> bool:
+        """Open, and nobody's."""
+        transport = self._transport
+        return transport is not None and not self._gone and not transport.is_closing() and self._call is None
+
+    def start(self, call: Call, raw: bytes) -> None:
+        """Begin an exchange: hand the whole request to the socket."""
+        assert self._transport is not None
+        self._call, self._body, self._buffer, self._seen = call, None, b"", 0
+        self._transport.write(raw)
+
+    def pause(self) -> None:
+        """Stop reading."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Close the socket now; an exchange still on it hears nothing."""
+        self._call = None
+        if self._transport is not None:
+            self._transport.abort()  # close() would first flush a request nobody wants, or wait for TLS to say goodbye
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        call, body = self._call, self._body
+        if body is None or call is None:
+            self._head_bytes(data)
+            return
+        try:
+            data = body.feed(data)
+        except BadResponse as error:
+            self._fail(str(error))
+            return
+        if data:
+            self._seen += len(data)
+            if self._limit and self._seen > self._limit:
+                self._fail(f"more than {self._limit} bytes")
+                return
+            call.sink.data(data)
+        if body.done and self._call is call:
+            self._complete(call, body)
+
+    def eof_received(self) -> None:
+        self._eof = True
+        call, body = self._call, self._body
+        if call is not None and body is not None and body.close():
+            self._call = None
+            call.completed(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+        call, self._call = self._call, None
+        self._on_gone(self)
+        if call is not None:
+            call.dropped(
+                seen=self._body is not None, silent=not self._buffer and self._body is None, reused=self.reused
+            )
+
+    # heads
+
+    def _head_bytes(self, data: bytes) -> None:
+        call = self._call
+        if call is None:
+            self.close()  # nobody asked
+            return
+        self._buffer += data
+        try:
+            while self._body is None:
+                end = self._buffer.find(b"\r\n\r\n") + 4
+                if end < 4 or end > MAX_HEAD:
+                    self._check_partial()
+                    return
+                raw, self._buffer = self._buffer[:end], self._buffer[end:]
+                self._accept(call, parse_head(raw))
+        except BadResponse as error:
+            self._fail(str(error))
+            return
+        rest, self._buffer = self._buffer, b""
+        if self._call is call and (rest or self._body.done):
+            self._first(call, self._body, rest)
+
+    def _first(self, call: Call, body: Body, rest: bytes) -> None:
+        """What came in one read with the head."""
+        if not body.done:
+            self.data_received(rest)
+            return
+        body.extra = bool(rest)
+        self._complete(call, body)
+
+    def _check_partial(self) -> None:
+        if len(self._buffer) > MAX_HEAD:
+            raise BadResponse(f"a response head of more than {MAX_HEAD} bytes")
+        check_lines(self._buffer)
+
+    def _accept(self, call: Call, head: Head) -> None:
+        if head.status == 101:
+            raise BadResponse("a switch of protocols nobody asked for")
+        if head.status < 200:
+            return  # 100 Continue and its like precede the answer
+        if head.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+            raise BadResponse("a Content-Encoding nobody asked for: compressed answer refused")
+        self._body = body_of(head, call.method)
+        self._reusable = head.reusable and call.reusable
+        call.sink.head(head.status, head.headers)
+
+    # ends
+
+    def _complete(self, call: Call, body: Body) -> None:
+        self._call = None
+        transport = self._transport
+        assert transport is not None
+        keep = self._reusable and not body.extra and not self._eof and not transport.get_write_buffer_size()
+        if not keep or transport.is_closing():
+            transport.abort()
+            call.completed(None)
+            return
+        self._body, self.reused = None, True
+        transport.resume_reading()
+        call.completed(self)
+
+    def _fail(self, why: str) -> None:
+        call = self._call
+        seen = self._body is not None
+        self.close()
+        if call is not None:
+            call.failed(f"sent {why}", seen=seen)

@@ -1,0 +1,306 @@
+"""gateway.yaml: what is accepted, and what is said about what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from config.json_schema import json_schema
+from config.load import Complaint, ConfigError, Loaded, demo_config, load, load_file, load_text
+from config.schema import Backend, Config, OnDisconnect, Target
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "gateway.yaml"
+HASH = "sha256:" + "a" * 64
+
+
+class _Driver:
+    """A driver as `load` sees one: it takes options it knows."""
+
+    needs_key = False
+
+    def __init__(self, name: str, backend: Backend) -> None:
+        if "speed" in backend.options and not isinstance(backend.options["speed"], int):
+            raise ValueError("options.speed must be a whole number")
+
+
+class _Paid(_Driver):
+    needs_key = True
+
+
+DRIVERS = {"demo": _Driver, "openai": _Paid}
+
+
+def read(text: str, env: dict[str, str] | None = None) -> Loaded:
+    return load_text(text, "g.yaml", env or {}, drivers=DRIVERS)
+
+
+def config_of(text: str, env: dict[str, str] | None = None) -> Config:
+    loaded = read(text, env)
+    assert loaded.config is not None, loaded.complaints
+    return loaded.config
+
+
+def only(text: str, env: dict[str, str] | None = None) -> Complaint:
+    loaded = read(text, env)
+    assert loaded.config is None
+    assert len(loaded.complaints) == 1, loaded.complaints
+    return loaded.complaints[0]
+
+
+def test_example_file_loads_and_fits_the_schema() -> None:
+    """The shipped gateway.yaml would not start, or editors would underline it."""
+    assert load(EXAMPLE, env={}).routes == demo_config().routes
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    assert not list(Draft202012Validator(schema).iter_errors(yaml.safe_load(EXAMPLE.read_text("utf-8"))))
+
+
+def test_example_shows_the_defaults() -> None:
+    """The example promises that what is left out has the value shown; a changed default would make it lie."""
+    shown, default = load(EXAMPLE, env={}), Config()
+    for section in ("server", "admin", "registry", "streams", "access", "observe"):
+        assert getattr(shown, section) == getattr(default, section)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "\n\n", "{}", "server:\nbackends:\nroutes:\n"])
+def test_empty_file_is_the_default(text: str) -> None:
+    """A file with everything commented out would be refused."""
+    assert config_of(text) == Config()
+
+
+def test_short_forms_and_typed_values() -> None:
+    """The forms the documentation shows would not mean what it says."""
+    config = config_of("""
+streams: {total_timeout: 1m30s, keepalive: 250ms, transcript_cap: 64KiB, on_disconnect: continue}
+backends:
+  demo: {driver: demo, api_key: s3cret, options: {speed: 5, on: [1, two, null]}}
+routes:
+  - {model: a, to: demo, on_disconnect: grace 30s}
+  - {model: b, to: {backend: demo, model: 4.10}}
+  - {model: c, to: [demo, {backend: demo, weight: 3}], policy: least_busy, on_disconnect: cancel}
+""")
+    assert (config.streams.total_timeout, config.streams.keepalive, config.streams.transcript_cap) == (90, 0.25, 65536)
+    assert config.streams.on_disconnect == OnDisconnect("continue")
+    a, b, c = config.routes
+    assert a.to == (Target("demo"),)
+    assert a.on_disconnect is not None and (a.on_disconnect.action, a.on_disconnect.grace) == ("grace", 30)
+    assert b.to == (Target("demo", "4.10"),)
+    assert c.to == (Target("demo"), Target("demo", weight=3))
+    assert config.backends["demo"].options == {"speed": 5, "on": [1, "two", None]}
+    assert "s3cret" not in repr(config) and config.backends["demo"].api_key.reveal() == "s3cret"
+
+
+def test_every_problem_is_told_at_once_with_line_path_and_suggestion() -> None:
+    """An operator would mend a file one restart at a time."""
+    loaded = read("""server: {prot: 1, workers: 4}
+backends:
+  claude:
+    driver: opnai
+    url: ftp://x
+  paid: {driver: openai}
+  odd: {driver: demo, options: {speed: fast}}
+routes:
+  - {model: x, to: cluade}
+  - {model: y, to: [{backend: odd, wieght: 2}], policy: wieghted}
+keys:
+  - {id: a, owner: o, hash: nonsense}
+""")
+    seen = {(c.line, c.path): c.suggestion for c in loaded.complaints}
+    assert loaded.config is None
+    assert seen[(1, "server.prot")] == "did you mean 'port'?"
+    assert "redis://" in seen[(1, "server.workers")]
+    assert seen[(4, "backends.claude.driver")] == "did you mean 'openai'?"
+    assert (5, "backends.claude.url") in seen
+    assert "${PAID_API_KEY}" in seen[(6, "backends.paid.api_key")]
+    assert (7, "backends.odd") in seen
+    assert seen[(9, "routes[0].to[0].backend")] == "did you mean 'claude'?"
+    assert seen[(10, "routes[1].to[0].wieght")] == "did you mean 'weight'?"
+    assert seen[(10, "routes[1].policy")] == "did you mean 'weighted'?"
+    assert (12, "keys[0].hash") in seen
+    assert len(seen) == 10
+    assert str(loaded.complaints[0]).startswith("g.yaml:1: server.")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "path", "says"),
+    [
+        ("- a\n", 1, "", "expected a mapping"),
+        ("just words", 1, "", "expected a mapping"),
+        ("server: [1]", 1, "server", "expected a mapping"),
+        ("server:\n\tport: 1\n", 2, "", "not valid YAML"),
+        ("server: {port: 1", 1, "", "not valid YAML"),
+        ("server: {}\n---\nadmin: {}\n", 2, "", "not valid YAML"),
+        ("a: \x00", 1, "", "character"),
+        ("server:\n  port: 1\n  port: 2\n", 3, "server.port", "given twice (first on line 2)"),
+        ("server: !!python/object:os.system {}", 1, "server", "expected"),
+        ("server: {host: !!python/name:os.system x}", 1, "server.host", "not accepted"),
+        ("server: {port: eighty}", 1, "server.port", "whole number"),
+        ("server: {port: 70000}", 1, "server.port", "not a port"),
+        ("server: {page: maybe}", 1, "server.page", "true or false"),
+        ("server: {host: }", 1, "server.host", "no value"),
+        ("streams: {keepalive: soon}", 1, "streams.keepalive", "duration"),
+        ("streams: {transcript_cap: big}", 1, "streams.transcript_cap", "size"),
+        ("streams: {on_disconnect: grace}", 1, "streams.on_disconnect", "cancel, continue"),
+        ("backends: {a: {url: 'http://x'}}", 1, "backends.a.driver", "required"),
+        ("backends: {a: {driver: demo, url: 'http://u:p@x'}}", 1, "backends.a.url", "credentials"),
+        ("backends: {a: {driver: demo, url: 'http://x:99999'}}", 1, "backends.a.url", "not an http"),
+        ("server: {host: 0.0.0.0}", 1, "server.host", "no keys"),
+        ("admin: {host: '::'}", 1, "admin.host", "admin.token"),
+        ("admin: {port: 8080}", 1, "admin.port", "the same"),
+        ("registry: {url: 'mongodb://x'}", 1, "registry.url", "registry"),
+        ("server: {workers: 2}", 1, "server.workers", "registry in memory"),
+    ],
+)
+def test_what_is_refused(text: str, line: int, path: str, says: str) -> None:
+    """A mistake would be accepted, or told in the wrong place."""
+    complaint = read(text).complaints[0]
+    assert (complaint.line, complaint.path) == (line, path)
+    assert says in complaint.message
+
+
+def test_duplicate_keys_are_refused_by_id_and_by_hash() -> None:
+    """Two owners could share one key, and each would see the other's streams."""
+    text = f"keys:\n  - {{id: a, owner: x, hash: '{HASH}'}}\n  - {{id: a, owner: y, hash: '{HASH}'}}\n"
+    assert {(c.line, c.path) for c in read(text).complaints} == {(3, "keys[1].id"), (3, "keys[1].hash")}
+
+
+def test_beyond_loopback_with_keys_or_leave() -> None:
+    """A guarded gateway could not be opened to the network."""
+    assert config_of(f"server: {{host: 0.0.0.0}}\nkeys: [{{id: a, owner: x, hash: '{HASH}'}}]").keys
+    assert config_of("server: {host: 0.0.0.0}\naccess: {allow_anonymous: true}").access.allow_anonymous
+    assert config_of("server: {workers: 2}\nregistry: {url: 'redis://r:6379/0'}").server.workers == 2
+
+
+def test_environment_fills_scalars() -> None:
+    """Containers are configured by environment; numbers and switches must come out typed."""
+    text = """
+server: {port: "${PORT:-8080}", page: "${PAGE:-true}", host: "${HOST:-127.0.0.1}"}
+backends: {demo: {driver: demo, headers: {x-a: "a-${A}-$${A}"}, options: {speed: "${N}", n: ${N}}}}
+"""
+    loaded = load_text(text, "g", {"PORT": "9000", "PAGE": "off", "HOST": "", "A": "1", "N": "5"})
+    assert loaded.config is not None, loaded.complaints
+    server, demo = loaded.config.server, loaded.config.backends["demo"]
+    assert (server.port, server.page, server.host) == (9000, False, "127.0.0.1")
+    assert demo.headers["x-a"].reveal() == "a-1-${A}"
+    assert demo.options == {"speed": "5", "n": 5}
+
+
+def test_environment_cannot_inject_structure_and_is_never_shown() -> None:
+    """A hostile or secret value of the environment would become configuration, or be printed."""
+    evil = "x}\nadmin: {host: 0.0.0.0}\nserver: {host: 0.0.0.0"
+    config = config_of("backends: {demo: {driver: demo, api_key: ${K}}}", {"K": evil})
+    assert config.backends["demo"].api_key.reveal() == evil and config.admin == Config().admin
+    complaint = only("server: {port: ${K}}", {"K": "hunter2"})
+    assert "hunter2" not in str(complaint) and "${K}" in complaint.message
+
+
+def test_environment_missing_or_malformed_is_told() -> None:
+    """An unset secret would be sent as an empty key."""
+    missing = only("backends: {a: {driver: openai, api_key: '${NO_KEY}'}}")
+    assert (missing.line, missing.path) == (1, "backends.a.api_key") and "NO_KEY is not set" in missing.message
+    assert "${" in only("server: {host: '${1x}'}").message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x,x,x,x,x,x,x,x,x]\n"
+        + "".join(
+            f"b{i}: &b{i} [{','.join(['*' + p] * 9)}]\n"
+            for i, p in enumerate(["a", "b0", "b1", "b2", "b3", "b4", "b5", "b6"])
+        ),
+        "a: &a [*a]\n",
+        "a: " + "[" * 5000,
+        "a: [" + "1," * 60000 + "]",
+        "a: [&a x" + ", *a" * 300 + "]",
+        "#" * (1024 * 1024 + 1),
+    ],
+    ids=["multiplying", "cyclic", "deep", "many", "aliases", "large"],
+)
+def test_bombs_are_refused(text: str) -> None:
+    """A small file could take all memory, or overflow the stack."""
+    loaded = read(text)
+    assert loaded.config is None and loaded.complaints
+
+
+def test_aliases_and_merges_in_reason() -> None:
+    """Common settings could not be shared between backends."""
+    config = config_of("""
+backends:
+  a: &a {driver: demo, max_connections: 4}
+  b: {<<: *a, max_connections: 5}
+""")
+    assert (config.backends["b"].driver, config.backends["b"].max_connections) == ("demo", 5)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing or binary file would end in a traceback."""
+    (tmp_path / "latin").write_bytes(b"a: \xff")
+    for name in ("absent", ".", "latin"):
+        loaded = load_file(tmp_path / name, env={})
+        assert loaded.config is None and len(loaded.complaints) == 1
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent", env={})
+
+
+def test_notices_for_what_later_releases_use() -> None:
+    """An operator would believe that a setting has an effect which it has not."""
+    loaded = read("""
+store: {conversations: true}
+apps: [{path: /, url: "http://127.0.0.1:3000"}]
+backends: {demo: {driver: demo}}
+routes:
+  - {model: a, to: demo, policy: cheapest, on_failure: restart}
+  - {model: b, to: demo, policy: ordered}
+""")
+    assert loaded.config is not None
+    assert [(n.line, n.path) for n in loaded.notices] == [
+        (2, "store"),
+        (3, "apps"),
+        (6, "routes[0].policy"),
+        (6, "routes[0].on_failure"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "server: {prot: 1}",
+        "routes: [{model: a}]",
+        "routes: [{model: a, to: [{model: b}]}]",
+        "streams: {keepalive: soon}",
+    ],
+)
+def test_schema_refuses_what_load_refuses(text: str) -> None:
+    """Editors would not show a mistake that `serve` stops at."""
+    assert list(Draft202012Validator(json_schema()).iter_errors(yaml.safe_load(text)))
+    assert read(text).config is None
+
+
+_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["driver", "to", "id", "x"]), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from([*Config.__struct_fields__, "x"]), _VALUES))
+def test_any_document_gets_an_answer(document: dict[str, Any]) -> None:
+    """A strange file would crash the gateway, or a reload, instead of being complained of."""
+    loaded = read(yaml.safe_dump(document, allow_unicode=True))
+    assert (loaded.config is None) == bool(loaded.complaints)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet=st.sampled_from("server:{}[]&*a!|>-'\"\n\t $#,%@`?0"), max_size=40))
+def test_any_text_gets_an_answer(text: str) -> None:
+    """As above, for text that is hardly YAML."""
+    loaded = read(text)
+    assert (loaded.config is None) == bool(loaded.complaints)
