@@ -1,6 +1,6 @@
-"""Anthropic's Messages API (protocol source: its API reference, "Messages" and "Streaming Messages"). Pure.
+"""Anthropic's Messages API (protocol source: its reference, "Messages" and "Streaming").
 
-Law: `message_stop` ends the stream; an `error` event fails it. Prompt tokens include the cached ones, as everywhere here.
+Law: `message_stop` ends the stream; an `error` event fails it. Prompt tokens include the cached ones.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _BUDGET = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384}  # think
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True):
-    """`version` is the anthropic-version header; `max_tokens` the limit when the client names none; `beta` the beta header."""
+    """`version`: the anthropic-version header; `max_tokens`: when the client names none; `beta`: the beta header."""
 
     version: str = "2023-06-01"
     max_tokens: int = 4096

@@ -89,7 +89,8 @@ class Script(Struct, frozen=True):
 class Driver(ABC):
     """One backend of gateway.yaml. Immutable after construction; shared by all its streams."""
 
-    dialect: str  # set by the class or, where a server has two, per instance: "openai", "anthropic", "google", "ollama", "tgi": same as a client protocol's -> Passthrough
+    # "openai", "anthropic", "google", "ollama", "tgi"; same as a client protocol's -> Passthrough.
+    dialect: str
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
     default_url: ClassVar[str] = ""  # empty: `url` is required
     needs_key: ClassVar[bool] = False  # api_key must be set

@@ -1,4 +1,4 @@
-"""Which drivers there are: every file of this folder that defines a `Driver`, by its file name. A new one needs no list."""
+"""Which drivers there are: every file of this folder that defines a `Driver`, by its file name."""
 
 from __future__ import annotations
 

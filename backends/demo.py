@@ -1,8 +1,8 @@
 """A backend without a network or a key: it answers pleasantly, at a pace, and fails on request. Dialect `openai`.
 
-Options in YAML: `tokens_per_second` (30), `tokens` (0: as long as the answer is; -1: endless), `fail` (a directive such as
-`error@10`). The last user message may hold directives in square brackets, see DIRECTIVES. Law: the same request gives the
-same bytes; ids come from the body's hash.
+Options in YAML: `tokens_per_second` (30), `tokens` (0: as long as the answer is; -1: endless), `fail` (`error@10`).
+The last user message may hold directives in square brackets, see DIRECTIVES. Law: the same request, the same bytes;
+ids come from the body's hash.
 """
 
 from __future__ import annotations
@@ -40,10 +40,25 @@ FOREVER = 1e9  # seconds; a stall
 _DIRECTIVE = re.compile(r"\[(tokens|rate|fail|tool)=([^\]\s]{1,64})\]|\[(reasoning)\]")
 _SSE = (("content-type", "text/event-stream; charset=utf-8"),)
 _JSON = (("content-type", "application/json"),)
-_THOUGHTS = ["The", "user", "is", "trying", "the", "gateway;", "a", "short", "and", "friendly", "answer", "will", "do.", ""]
+_THOUGHTS = [
+    "The",
+    "user",
+    "is",
+    "trying",
+    "the",
+    "gateway;",
+    "a",
+    "short",
+    "and",
+    "friendly",
+    "answer",
+    "will",
+    "do.",
+    "",
+]
 _CLOSING = (
-    "These words come from the built-in demo backend, one token at a time, exactly as a model would send them. You can cancel "
-    "this stream, watch it from another window, or leave and come back to it: nothing is lost. ☕ "
+    "These words come from the built-in demo backend, one token at a time, exactly as a model would send them. "
+    "You can cancel this stream, watch it from another window, or leave and come back to it: nothing is lost. ☕ "
 )
 
 

@@ -1,6 +1,6 @@
 """Google's Gemini API (protocol source: its reference, `models.streamGenerateContent`, v1beta, `alt=sse`). Pure.
 
-Law: there is no end marker; the stream is done when the body ends after a chunk with a finish reason (or a blocked prompt).
+Law: there is no end marker; the stream is done when the body ends after a finish reason (or a blocked prompt).
 """
 
 from __future__ import annotations

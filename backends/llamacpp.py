@@ -1,7 +1,7 @@
 """llama.cpp's server (protocol source: llama-server, 2026). Two traits of its own:
 
-it drops the connection after each finished stream while promising keep-alive, so connections are not reused; and a forwarded
-`X-Conversation-Id` would make generation outlive a cancel, so that header is never sent.
+it drops the connection after each finished stream while promising keep-alive, so connections are not reused; and a
+forwarded `X-Conversation-Id` would make generation outlive a cancel, so that header is never sent.
 """
 
 from __future__ import annotations

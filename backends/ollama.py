@@ -1,6 +1,6 @@
 """Ollama's own API, NDJSON (protocol source: its API document, `/api/chat` and `/api/generate`). Pure.
 
-Its OpenAI endpoint loses errors in mid-stream, so the native one is used. Law: the line with `done: true` ends the stream.
+Its OpenAI endpoint loses errors in mid-stream, so the native one is used. Law: the line with `done: true` ends it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from config.schema import Backend
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True):
-    """`keep_alive`: how long the model stays loaded; `model_options`: Ollama's `options` for every request (the client's win)."""
+    """`keep_alive`: how long the model stays loaded; `model_options`: Ollama's `options`, beneath the client's."""
 
     keep_alive: str = ""
     model_options: dict[str, Any] = {}

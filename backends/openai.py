@@ -24,7 +24,7 @@ _HOME = "https://api.openai.com"
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True):
     """`done_marker` False: the server ends after its finish reason without `[DONE]` (transformers serve).
-    `max_tokens_field`: what the server calls the limit; empty: `max_completion_tokens` at OpenAI itself, else `max_tokens`.
+    `max_tokens_field`: the limit's name there; empty: `max_completion_tokens` at OpenAI, else `max_tokens`.
     `body`: fields added to every request (the client's own win)."""
 
     done_marker: bool = True

@@ -1,8 +1,8 @@
 """The chat completion stream of every OpenAI-compatible server: decoder and tap. Pure.
 
-Law: `[DONE]` ends the stream, unless an error came first; with `done_marker` False the end of the body after a finish reason does too.
-Reads what OpenAI, vLLM, llama.cpp, TGI, transformers and mlx really send: `reasoning_content` or `reasoning`, tool ids empty or
-repeated, chunks without choices, errors as objects or strings inside a 200.
+Law: `[DONE]` ends the stream, unless an error came first; with `done_marker` False the end of the body after a finish
+reason does too. Reads what OpenAI, vLLM, llama.cpp, TGI, transformers and mlx really send: `reasoning_content` or
+`reasoning`, tool ids empty or repeated, chunks without choices, errors as objects or strings inside a 200.
 """
 
 from __future__ import annotations
@@ -147,21 +147,24 @@ class OpenAIDecoder(Decoder):
             if text:
                 out.append(TextDelta(text))
             for tool in delta.tool_calls or ():
-                if tool.function is not None:
-                    out.append(self._tool(tool, tool.function))
+                self._tool(tool, out)
         if choice.finish_reason:
             self._finished = True
             out.append(Finish(FINISH.get(choice.finish_reason, "stop")))
 
-    def _tool(self, tool: _Tool, function: _Function) -> ToolCallDelta:
+    def _tool(self, tool: _Tool, out: list[Event]) -> None:
+        function = tool.function
+        if function is None:
+            return
         arguments = function.arguments
         if arguments is not None and not isinstance(arguments, str):
             arguments = msgspec.json.encode(arguments).decode()
         slot = self._slot(tool, bool(function.name))
         if slot is not None:
-            return ToolCallDelta(slot, arguments=arguments or "")
+            out.append(ToolCallDelta(slot, arguments=arguments or ""))
+            return
         slot = self._open(tool)
-        return ToolCallDelta(slot, self._ids[slot], function.name or "", arguments or "")
+        out.append(ToolCallDelta(slot, self._ids[slot], function.name or "", arguments or ""))
 
     def _slot(self, tool: _Tool, has_name: bool) -> int | None:
         """The call this delta continues; None: it opens one. Without an index a name opens; with a known index only a
@@ -175,7 +178,10 @@ class OpenAIDecoder(Decoder):
 
     def _open(self, tool: _Tool) -> int:
         slot, theirs = len(self._ids), tool.id or ""
-        self._ids.append(theirs if theirs and theirs not in self._ids else f"call_{slot}")
+        given = theirs or f"call_{slot}"
+        while given in self._ids:  # a repeated id, or one we would invent twice
+            given = f"call_{slot}" if given == theirs else f"{given}_{slot}"
+        self._ids.append(given)
         self._theirs.append(theirs)
         if tool.index is not None:
             self._slots[tool.index] = slot

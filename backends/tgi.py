@@ -1,7 +1,7 @@
 """Text Generation Inference (protocol source: its OpenAPI document, 2026; the server is in maintenance mode).
 
-`options.api`: `chat` (default) is its OpenAI-compatible endpoint; `generate` is its own `/generate_stream`, whose events end
-with the one that carries `generated_text`, then the body. Errors, even "overloaded", arrive inside a 200.
+`options.api`: `chat` (default) is its OpenAI-compatible endpoint; `generate` is its own `/generate_stream`, whose
+events end with the one that carries `generated_text`, then the body. Errors, even "overloaded", arrive inside a 200.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Transport:
     async def fetch(
         self,
         request: HttpRequest,
-        timeout: float,
+        timeout: float,  # noqa: ASYNC109 - part of the call, and covers connecting
         limit: int = 4 << 20,
     ) -> tuple[int, dict[str, str], bytes]:
         """A small call, whole: status, headers, body of at most `limit` bytes. Raises BackendError, TIMED_OUT after

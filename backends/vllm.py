@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server (protocol source: vLLM 0.32). Reasoning comes as `delta.reasoning`, which the shared decoder reads.
+"""vLLM's OpenAI-compatible server (protocol source: vLLM 0.32). Reasoning comes as `delta.reasoning`.
 
 After an engine crash it sends an error and then `[DONE]` in a 200: that is a failure, see `openai_stream`.
 """

@@ -1,7 +1,6 @@
 """What holds between the values of gateway.yaml: names that must exist, pairs that must not meet, doors left open.
 
-Law: pure; each check is one small function that tells what it saw. A check whose material was already complained of
-stays silent.
+Law: pure; each check is one small function that tells what it saw, and is silent where its material was complained of.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from config.complaints import did_you_mean
 from config.schema import Backend, Config
 
-# A driver's class (or any factory): raises ValueError when the backend does not suit it.
+# a driver's class: raises ValueError when the backend does not suit it
 DriverFactory = Callable[[str, Backend], object]
 
 USED_POLICIES = frozenset({"weighted", "ordered", "round_robin", "least_busy"})
@@ -69,9 +68,8 @@ def notices(config: Config, given: Callable[[str], bool]) -> Iterator[Finding]:
         if route.policy not in USED_POLICIES:
             yield Finding(f"routes[{i}].policy", f"'{route.policy}' is accepted, not used by this release: weighted is")
         if route.on_failure != "fail":
-            yield Finding(
-                f"routes[{i}].on_failure", f"'{route.on_failure}' is accepted, not used by this release: fail is"
-            )
+            message = f"'{route.on_failure}' is accepted, not used by this release: fail is"
+            yield Finding(f"routes[{i}].on_failure", message)
 
 
 def _listeners(seen: Material) -> Iterator[Finding]:
@@ -199,8 +197,7 @@ def _driver(path: str, name: str, backend: Backend, drivers: Mapping[str, Driver
         return
     if getattr(factory, "needs_key", False) and not backend.api_key:
         variable = re.sub(r"\W", "_", name).upper() + "_API_KEY"
-        message = f"the driver '{backend.driver}' needs a key"
-        yield Finding(f"{path}.api_key", message, f'api_key: "${{{variable}}}"')
+        yield Finding(f"{path}.api_key", f"'{backend.driver}' needs a key", f'api_key: "${{{variable}}}"')
         return
     try:
         factory(name, backend)

@@ -158,7 +158,7 @@ def parse_on_disconnect(text: str) -> OnDisconnect:
         return OnDisconnect("cancel")
     if word == "continue" and not rest:
         return OnDisconnect("continue")
-    raise ValueError(f"expected cancel, continue or a grace such as 'grace 30s', got {text!r}")
+    raise ValueError(f"expected cancel, continue or a grace such as 'grace 30s', got {text[:60]!r}")
 
 
 def _integer(text: str) -> int:

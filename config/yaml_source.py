@@ -110,7 +110,8 @@ def _complain_of_syntax(problem: yaml.MarkedYAMLError, text: str, complain: Comp
     row = text.splitlines()[line - 1] if mark and line <= len(text.splitlines()) else ""
     what = "; ".join(part for part in (problem.context, problem.problem) if part)
     tab = "\t" in row[: len(row) - len(row.lstrip())]
-    complain(line, "", f"not valid YAML: {what}", "indent with spaces, not tabs" if tab else "")
+    quotes = 'inside { } a reference needs quotes: "${NAME}"' if "${" in row else ""
+    complain(line, "", f"not valid YAML: {what}", "indent with spaces, not tabs" if tab else quotes)
 
 
 def _plain_tag(text: str) -> str:
@@ -133,6 +134,8 @@ class _Converter:
         self._visits += 1
         if self._visits > MAX_NODES or depth > MAX_DEPTH:
             raise TooMuch(line, "aliases that multiply into too many values")
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (_TAG + "map", _TAG + "seq"):
+            self._refuse_tag(str(node.tag), line, path)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
@@ -177,12 +180,15 @@ class _Converter:
         raw = str(node.value)
         tag = str(node.tag)
         if tag not in _PLAIN_TAGS:
-            self._complain(line, path, f"the tag {tag.replace(_TAG, '!!')} is not accepted", "write a plain value")
+            self._refuse_tag(tag, line, path)
             tag = _TAG + "str"
         text = self._fill(raw, line, path)
         if text != raw and node.style is None:
             tag = _plain_tag(text)
         return Scalar(line, text, tag.removeprefix(_TAG), repr(raw))
+
+    def _refuse_tag(self, tag: str, line: int, path: str) -> None:
+        self._complain(line, path, f"the tag {tag.replace(_TAG, '!!')} is not accepted", "write a plain value")
 
     def _fill(self, raw: str, line: int, path: str) -> str:
         """Put the environment in: `${NAME}`, `${NAME:-default}`; `$${` stands for `${` itself."""

@@ -1,9 +1,10 @@
 """Incremental framers: bytes in, blocks of complete frames out. Pure; nothing is ever split or merged.
 
-A *frame* is an SSE event with its blank line (WHATWG HTML, section 9.2.6; CR, LF and CRLF all end lines) or an NDJSON line with its
-newline. A *block* is one or more complete frames, exactly the bytes that came. Incomplete rests are held back. Law: however
-the bytes are cut into reads, the frames and their number are the same, and the work is linear in the bytes.
-A byte order mark stays in its block (decoders skip it); a CR at the end of a read waits for the next byte, which may be its LF.
+A *frame* is an SSE event with its blank line (WHATWG HTML, section 9.2.6; CR, LF and CRLF all end lines) or an NDJSON
+line with its newline. A *block* is one or more complete frames, exactly the bytes that came. Incomplete rests are held
+back. Law: however the bytes are cut into reads, the frames and their number are the same, and the work is linear in the
+bytes. A byte order mark stays in its block (decoders skip it); a CR at the end of a read waits for the next byte, which
+may be its LF.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class SseFramer(Framer):
 
 
 def _last_lf_boundary(held: bytearray, before: int) -> int:
-    """The end of the last complete event; `held` starts with an event and had no boundary in its first `before` bytes."""
+    """The end of the last complete event; the first `before` bytes of `held` are known to have none."""
     start = max(0, before - 1)
     at = held.rfind(b"\n\n", start)
     if at < 0:

@@ -1,6 +1,6 @@
 """What SSE frames say: the (event name, data) pairs of a block of complete frames (WHATWG HTML, section 9.2.6).
 
-Pure. Comments, `id`, `retry` and unknown fields are skipped; events without data say nothing; a byte order mark is skipped.
+Pure. Comments, `id`, `retry`, unknown fields and a byte order mark are skipped; events without data say nothing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a backend's own errors become ours, in tables. Pure; no clock: an HTTP date is measured against the answer's own Date.
+"""How a backend's own errors become ours, in tables. Pure: an HTTP date is measured against the answer's Date.
 
 Law: no message leaves here longer than 500 characters, with control characters, or with a secret of ours in it.
 """
@@ -158,8 +158,8 @@ def read_error(error: Any) -> Said:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 10.2.3): 0 to 120; None when there
-    is none, or it is negative, past or garbage."""
+    """Seconds to wait by `retry-after-ms` or `Retry-After` (seconds or an HTTP date, RFC 9110 10.2.3): 0 to 120;
+    None when there is none, or it is negative, past or garbage."""
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _SECONDS.fullmatch(milliseconds):
         return min(float(milliseconds) / 1000, RETRY_AFTER_LIMIT)

@@ -6,6 +6,7 @@ The official openai client is used as any user's would be: it knows nothing of H
 from __future__ import annotations
 
 import secrets
+import signal
 import time
 from base64 import b32encode
 from typing import TYPE_CHECKING, Any
@@ -63,13 +64,23 @@ def _turn(client: OpenAI, gateway: Remote, model: str, talk: list[dict[str, str]
 
     stream_id = new_stream_id()
     asked = [*talk, {"role": "user", "content": message}]
+    told: list[str] = []
+
+    def interrupted(_number: int, _frame: object) -> None:
+        # cancelled from here while the answer is still being read: unwinding first would only hang up on it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        told.append(_cancelled(gateway, stream_id))
+
+    before = signal.signal(signal.SIGINT, interrupted)
     try:
         turn = _stream(client, model, asked, stream_id)
-    except KeyboardInterrupt:
-        click.echo("\n" + _cancelled(gateway, stream_id), err=True)
+    except (openai.OpenAIError, OSError, KeyboardInterrupt) as problem:
+        click.echo("\n" + (told[0] if told else str(problem) or "interrupted"), err=True)
         return False
-    except openai.OpenAIError as problem:
-        click.echo(f"\n{problem}", err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if told:
+        click.echo("\n" + told[0], err=True)
         return False
     talk[:] = [*asked, {"role": "assistant", "content": turn.text}]
     click.echo(f"\n[{turn.rate()}; {stream_id}]", err=True)

@@ -73,7 +73,7 @@ def cancel_by_id(gateway: Remote, stream_id: str) -> str:
         return f"{stream_id}: asked the node it runs on; not confirmed yet"
     if status >= 300 or not isinstance(answer, dict):
         raise Unreachable(f"{stream_id}: {error_text(status, answer)}")
-    tokens = (answer.get("receipt") or {}).get("tokens")
+    tokens = (answer.get("receipt") or {}).get("tokenCount")
     return f"{stream_id}: {answer.get('state', 'cancelled')}" + (
         f" after {tokens} tokens" if tokens is not None else ""
     )

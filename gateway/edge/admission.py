@@ -13,12 +13,13 @@ from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import ChatRequest, Message
+from config.reader import parse_on_disconnect
 from config.schema import OnDisconnect
 from gateway.access.keys import Caller, may_use
 from gateway.edge.services import Services
 from gateway.protocols.base import About, Asked, ClientProtocol
 from gateway.routing.router import Choice
-from gateway.streams.disconnect import choose, parse_on_disconnect
+from gateway.streams.disconnect import choose
 from gateway.streams.producer import Plan
 from gateway.streams.stream import ID_PATTERN, Identity, new_stream_id
 

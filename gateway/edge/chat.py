@@ -97,7 +97,9 @@ class Chat:
             await head.prepare(request)
             services.outputs.add(output)
             output.open(request)
-            output.write(view.start())
+            opening = view.start()
+            if opening:  # an empty chunk would end the body
+                output.write(opening)
             reader.flush()
             await reader.done
             return head
@@ -143,7 +145,7 @@ class Chat:
             error = BackendError(ErrorCode.CANCELLED, producer.stream.reason)
         if error is not None:
             return self._refuse(request, protocol, error, admitted.identity.owner, admitted)
-        body = protocol.whole(admitted.about, view.folding.answer, ending)
+        body = protocol.whole(admitted.about, view.folding.answer(), ending)
         headers = {**_SAFE, **_names(admitted), **cors_headers(self._services.config.server.cors, request.headers)}
         return web.Response(body=body, headers=headers, content_type="application/json")
 

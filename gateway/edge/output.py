@@ -47,7 +47,6 @@ class ClientOutput:
         transport = request.transport
         if transport is None:
             return
-        assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=_HIGH_WATER)
         self._protocol = request.protocol
         self._transport = transport

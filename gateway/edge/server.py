@@ -85,15 +85,15 @@ def _table(protocols: Mapping[str, ClientProtocol], chat: Chat) -> dict[tuple[st
 
 
 def _poster(chat: Chat, protocol: ClientProtocol) -> _Post:
-    def post(request: web.Request) -> Awaitable[web.StreamResponse]:
-        return chat.post(request, protocol, _NOTHING)
+    async def post(request: web.Request) -> web.StreamResponse:
+        return await chat.post(request, protocol, _NOTHING)
 
     return post
 
 
 def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
     protocols = services.protocols
-    found = [web.post(target, handler) for (_, target), handler in _table(protocols, chat).items()]  # type: ignore[arg-type]
+    found = [web.post(target, handler) for (_, target), handler in _table(protocols, chat).items()]
     if "native" in protocols:
         native, ndjson = protocols["native"], protocols["ndjson"]
 

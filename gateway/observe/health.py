@@ -1,6 +1,6 @@
 """How this worker is: registry, event loop, memory, disk and each backend, as healthy, degraded or unhealthy.
 
-Law: asking never waits. Backends are probed in the background and judged from what was last seen, by probes and by the
+Law: asking never waits. Backends are probed in the background while somebody asks for details, and judged from what was last seen, by probes and by the
 streams themselves. The judgements are plain functions of figures; `Health` collects the figures.
 """
 
@@ -95,6 +95,7 @@ class Health:
         self._registry, self._probe, self._disk, self._clock = registry, probe, disk, clock
         self._every, self._timeout = probe_every, probe_timeout
         self._seen = {name: Seen() for name in backends}
+        self._asked = {name: asyncio.Event() for name in self._seen}  # somebody looks: probe when the last one is old
         self._began = clock()
         self._lag = 0.0
         self._limit = memory_limit()
@@ -164,6 +165,8 @@ class Health:
 
     def report(self, *, public: bool = True) -> dict[str, Any]:
         """Everything. `public` leaves out what may name addresses."""
+        for asked in self._asked.values():
+            asked.set()
         own, backends = self.own(), self.backends()
         checks = own | {f"backend:{name}": check for name, check in backends.items()}
         return self.summary(overall(own, backends)) | {
@@ -222,6 +225,8 @@ class Health:
 
     async def _watch_backend(self, name: str) -> None:
         while True:
+            await self._asked[name].wait()
+            self._asked[name].clear()
             await self._ask(name)
             await asyncio.sleep(self._every)
 

@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
+from config.reader import parse_on_disconnect
 from config.schema import OnDisconnect
-from config.values import Duration
-
-
-def parse_on_disconnect(text: str) -> OnDisconnect:
-    """Raises ValueError with a sentence that says what is accepted."""
-    word, _, rest = text.strip().replace("=", " ", 1).partition(" ")
-    if word == "grace":
-        return OnDisconnect("grace", Duration.parse(rest.strip() or "30s"))
-    if rest.strip() == "" and word == "cancel":
-        return OnDisconnect("cancel")
-    if rest.strip() == "" and word == "continue":
-        return OnDisconnect("continue")
-    raise ValueError(f"expected cancel, continue or grace=30s, got {text[:60]!r}")
 
 
 def choose(request: OnDisconnect | None, route: OnDisconnect | None, default: OnDisconnect | None, protocol: str) -> OnDisconnect:

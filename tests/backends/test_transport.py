@@ -347,6 +347,7 @@ async def test_fetch() -> None:
         assert slow.value.code is ErrorCode.TIMED_OUT
         with pytest.raises(BackendError, match="larger than 100 bytes"):
             await client.fetch(post(), 1.0, limit=100)
+        await client.close()
         assert await settled(lambda: client.connections == 0)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.framing import Framer, NdjsonFramer, SseFramer
+import itertools
 
-_PIECES = st.lists(st.sampled_from(["data: é", ": c", "id: 1", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "x", "\ufeff"]), max_size=25)
+_PIECES = st.lists(
+    st.sampled_from(["data: é", ": c", "id: 1", "\n", "\n\n", "\r", "\r\n", "\r\n\r\n", "x", "\ufeff"]), max_size=25
+)
 
 
 def _run(framer: Framer, parts: list[bytes]) -> tuple[list[bytes], int, bytes]:
@@ -26,7 +30,7 @@ def test_any_cuts_give_the_same_frames(pieces: list[str], cuts: list[int], sse: 
     kind = SseFramer if sse else NdjsonFramer
     marks = [0, *sorted(min(c, len(data)) for c in cuts), len(data)]
     whole = _run(kind(10_000), [data])
-    cut = _run(kind(10_000), [data[a:b] for a, b in zip(marks, marks[1:], strict=False)])
+    cut = _run(kind(10_000), [data[a:b] for a, b in itertools.pairwise(marks)])
     single = _run(kind(10_000), [data[i : i + 1] for i in range(len(data))])
     assert whole == cut == single
     assert b"".join(whole[0]) + whole[2] == data
@@ -48,7 +52,9 @@ def test_a_crlf_cut_between_reads_is_one_line_end() -> None:
     assert framer.rest == b"data"
 
 
-@pytest.mark.parametrize("data", [b"data: " + b"x" * 100, b"data: " + b"x" * 100 + b"\n\n", b"d\n\ndata: " + b"x" * 100 + b"\n\n"])
+@pytest.mark.parametrize(
+    "data", [b"data: " + b"x" * 100, b"data: " + b"x" * 100 + b"\n\n", b"d\n\ndata: " + b"x" * 100 + b"\n\n"]
+)
 @pytest.mark.parametrize("step", [7, 1000])
 def test_a_frame_beyond_the_limit_is_refused(data: bytes, step: int) -> None:
     """One endless line of a backend would fill the memory."""

@@ -102,8 +102,9 @@ def test_models_of_a_key() -> None:
 def test_created_keys_are_whole_and_random(key_id: str) -> None:
     """A key could be guessed, or a slip of the pen go unnoticed."""
     secret, key = create(key_id, "o")
-    assert secret.startswith(f"hg_{key_id}_") and well_formed(secret)
-    assert not well_formed(secret[:-1]) and not well_formed(
-        secret[:-7] + ("A" if secret[-7] != "A" else "B") + secret[-6:]
-    )
-    assert key.hash == hash_of(secret) and secret != create(key_id, "o")[0]
+    assert secret.startswith(f"hg_{key_id}_")
+    assert well_formed(secret)
+    assert not well_formed(secret[:-1])
+    assert not well_formed(secret[:-7] + ("A" if secret[-7] != "A" else "B") + secret[-6:])
+    assert key.hash == hash_of(secret)
+    assert secret != create(key_id, "o")[0]

@@ -49,7 +49,7 @@ async def client() -> AsyncIterator[tuple[Client, Health]]:
     app = web.Application()
     app.add_routes(routes(health))
     await health.start()
-    await until(lambda: all(c.figures["known"] for c in health.backends().values()))
+    await until(lambda: bool(health.report()) and all(c.figures["known"] for c in health.backends().values()))
     async with TestClient(TestServer(app)) as found:
         yield found, health
     await health.stop()
@@ -104,7 +104,7 @@ async def test_asking_never_waits_for_a_probe() -> None:
     began = time.perf_counter()
     assert health.report()["checks"]["backend:demo"]["known"] is False
     assert time.perf_counter() - began < 0.1
-    await until(lambda: health.status() == "unhealthy")
+    await until(lambda: health.report()["status"] == "unhealthy")
     assert "no answer within" in str(health.check("backend:demo", public=False))
     await health.stop()
 
@@ -121,8 +121,8 @@ async def test_a_probe_that_breaks_is_an_answer() -> None:
 
     health = make(probe=probe, probe_every=0.05)
     await health.start()
-    await until(lambda: health.status() == "unhealthy")
-    await until(lambda: health.status() != "unhealthy" and health.backends()["far"].status == "healthy")
+    await until(lambda: health.report()["status"] == "unhealthy")
+    await until(lambda: health.report()["status"] != "unhealthy" and health.backends()["far"].status == "healthy")
     await health.stop()
     assert len(asked) >= 4
 
