@@ -86,7 +86,6 @@ class _Wish(Struct):
 class Driver(OpenAIDriver):
     """`driver: demo`."""
 
-    default_url: ClassVar[str] = "demo://"
 
     def __init__(self, name: str, backend: Backend) -> None:
         own = wire.options(name, backend, Options)

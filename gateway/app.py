@@ -48,6 +48,11 @@ class Gateway:
         self._health: Health | None = None
         self.node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.drivers: dict[str, Driver] = {name: build_driver(name, backend) for name, backend in config.backends.items()}
+        limits = config.streams
+        self.transports = {
+            name: Transport(driver, connect_timeout=driver.backend.connect_timeout or limits.connect_timeout)
+            for name, driver in self.drivers.items()
+        }
         self.registry: Registry = build_registry(config.registry, self.node)
         self._scopes: dict[str, str] = {}
         self._runners: list[web.AppRunner] = []
@@ -56,11 +61,6 @@ class Gateway:
         """Build the worker around the running loop and listen. Raises OSError when an address is taken."""
         config, loop = self.config, asyncio.get_running_loop()
         self.hub = Hub(self._finished)
-        limits = config.streams
-        self.transports = {
-            name: Transport(driver, connect_timeout=driver.backend.connect_timeout or limits.connect_timeout)
-            for name, driver in self.drivers.items()
-        }
         self.metrics = self._metrics()
         router = Router(config, self._busy)
         self.services = Services(
@@ -74,7 +74,7 @@ class Gateway:
             protocols=build_protocols(config.server.protocols),
             hub=self.hub,
             registry=self.registry,
-            pacer=Pacer(loop, limits.mode),
+            pacer=Pacer(loop, config.streams.mode),
             metrics=self.metrics,
             access_log=AccessLog(self.log),
         )
@@ -179,7 +179,11 @@ def _version() -> str:
 
 async def serve(config: Config, source: str | None) -> int:
     """Serve until SIGTERM or SIGINT, then drain. A second signal hurries. Returns the exit code."""
-    gateway = Gateway(config)
+    try:
+        gateway = Gateway(config)
+    except ValueError as error:
+        print(f"headgate: {error}", file=sys.stderr)
+        return 1
     try:
         await gateway.start()
     except OSError as error:
