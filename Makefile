@@ -40,7 +40,6 @@ test-edge: $(VENV)/.dev redis nginx browser  ## behind a real nginx and in a rea
 
 lint: $(VENV)/.dev  ## ruff, mypy --strict, and the floors (import-linter)
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 

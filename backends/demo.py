@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count, cycle
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -85,7 +85,6 @@ class _Wish(Struct):
 
 class Driver(OpenAIDriver):
     """`driver: demo`."""
-
 
     def __init__(self, name: str, backend: Backend) -> None:
         own = wire.options(name, backend, Options)

@@ -78,4 +78,4 @@ class Secret:
 
 def glob_matches(pattern: str, name: str) -> bool:
     """Whether a model name fits a glob of `routes` or `keys` (`*`, `?`, `[...]`; case matters)."""
-    return pattern == "*" or pattern == name or fnmatch.fnmatchcase(name, pattern)
+    return pattern in ("*", name) or fnmatch.fnmatchcase(name, pattern)

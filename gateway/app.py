@@ -47,7 +47,9 @@ class Gateway:
         self.log = get_logger()
         self._health: Health | None = None
         self.node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.drivers: dict[str, Driver] = {name: build_driver(name, backend) for name, backend in config.backends.items()}
+        self.drivers: dict[str, Driver] = {
+            name: build_driver(name, backend) for name, backend in config.backends.items()
+        }
         limits = config.streams
         self.transports = {
             name: Transport(driver, connect_timeout=driver.backend.connect_timeout or limits.connect_timeout)
@@ -137,13 +139,13 @@ class Gateway:
             return error.message
         return True if status < 500 else f"status {status}"
 
-    async def drain(self, timeout: float, hurry: asyncio.Event | None = None) -> int:
-        """No new streams; wait up to `timeout` seconds (or until `hurry`), then end the rest. Returns how many were ended."""
+    async def drain(self, timeout: float, hurry: asyncio.Event | None = None) -> int:  # noqa: ASYNC109 - ends streams, is not ended
+        """No new streams; wait up to `timeout` s (or until `hurry`), then end the rest. Returns how many it ended."""
         self.services.draining = True
         self.health.phase = "draining"
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while len(self.hub) and loop.time() < deadline and not (hurry and hurry.is_set()):
+        while len(self.hub) and loop.time() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110 - three ends
             await asyncio.sleep(0.05)
         rest = list(self.hub)
         error = BackendError(ErrorCode.SHED, "the gateway node is shutting down", retry_after=1)
@@ -198,7 +200,13 @@ async def serve(config: Config, source: str | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     base = f"http://{config.server.host}:{gateway.public_port}"
-    gateway.log.info("serving", url=base, admin=f"http://{config.admin.host}:{gateway.admin_port}", config=source or "demo", node=gateway.node)
+    gateway.log.info(
+        "serving",
+        url=base,
+        admin=f"http://{config.admin.host}:{gateway.admin_port}",
+        config=source or "demo",
+        node=gateway.node,
+    )
     await stop.wait()
     gateway.log.info("draining", active=len(gateway.hub), timeout=float(config.server.drain_timeout))
     ended = await gateway.drain(config.server.drain_timeout, hurry)

@@ -45,8 +45,8 @@ class ErrorCode(Enum):
 class BackendError(Exception):
     """One failure in our own words.
 
-    `message` is for the caller and never holds a secret; `retry_after` is in seconds; `upstream_status` is the status the
-    backend answered with (0: none); `kind` is the backend's own error type, kept for clients of the same dialect.
+    `message` is for the caller and never holds a secret; `retry_after` is in seconds; `upstream_status` is the status
+    the backend answered with (0: none); `kind` is the backend's own error type, kept for clients of the same dialect.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Order: draining, caller, body, model allowed, route, caps, stream id, concurrenc
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -57,9 +58,7 @@ async def admit(
     _check_caps(services, asked.request)
     plan = _plan(services, protocol, asked, choice, _policy(services, headers, choice, protocol), onboarding)
     identity = _identity(services, headers, protocol, asked, caller, choice)
-    if headers.get("X-Stream-Id") and not await services.registry.claim(identity.id, caller.owner):
-        raise BackendError(ErrorCode.CONFLICT, "this X-Stream-Id is already in use; choose another", param="X-Stream-Id")
-    scope = await _lease(services, caller, identity.id)
+    scope = await _claim_and_lease(services, caller, identity.id, chosen=bool(headers.get("X-Stream-Id")))
     about = About(
         stream_id=identity.id,
         model=identity.model,
@@ -81,7 +80,9 @@ def _check_open(services: Services) -> None:
 def _check_caps(services: Services, request: ChatRequest) -> None:
     access = services.config.access
     if request.n > access.max_n or request.n < 1:
-        raise BackendError(ErrorCode.INVALID_REQUEST, f"n must be between 1 and {access.max_n} (access.max_n)", param="n")
+        raise BackendError(
+            ErrorCode.INVALID_REQUEST, f"n must be between 1 and {access.max_n} (access.max_n)", param="n"
+        )
     if access.max_tokens and (request.max_tokens or 0) > access.max_tokens:
         text = f"max_tokens must be at most {access.max_tokens} (access.max_tokens)"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="max_tokens")
@@ -114,7 +115,12 @@ def _plan(
 
 
 def _identity(
-    services: Services, headers: Mapping[str, str], protocol: ClientProtocol, asked: Asked, caller: Caller, choice: Choice
+    services: Services,
+    headers: Mapping[str, str],
+    protocol: ClientProtocol,
+    asked: Asked,
+    caller: Caller,
+    choice: Choice,
 ) -> Identity:
     chosen = headers.get("X-Stream-Id", "")
     if chosen and not ID_PATTERN.fullmatch(chosen):
@@ -141,6 +147,21 @@ def _attribute(headers: Mapping[str, str], name: str, said: str) -> str:
     return "".join(c for c in (headers.get(name) or said)[:200] if c.isprintable())
 
 
+async def _claim_and_lease(services: Services, caller: Caller, stream_id: str, *, chosen: bool) -> str:
+    """The lease's scope. A chosen id is claimed first and given back if refused: clients retry with the same one."""
+    registry = services.registry
+    if chosen and not await registry.claim(stream_id, caller.owner):
+        raise BackendError(
+            ErrorCode.CONFLICT, "this X-Stream-Id is already in use; choose another", param="X-Stream-Id"
+        )
+    try:
+        return await _lease(services, caller, stream_id)
+    except (BackendError, asyncio.CancelledError):
+        if chosen:
+            registry.unclaim(stream_id)
+        raise
+
+
 async def _lease(services: Services, caller: Caller, stream_id: str) -> str:
     limit = caller.max_streams or services.config.access.max_streams
     if not limit:
@@ -149,5 +170,5 @@ async def _lease(services: Services, caller: Caller, stream_id: str) -> str:
     admission = await services.registry.admit(scope, limit, stream_id)
     if admission.allowed:
         return scope
-    text = f"{admission.active} of {limit} concurrent streams are running (limit max_streams of {scope}); wait for one to end"
+    text = f"{admission.active} of {limit} concurrent streams run already (max_streams of {scope}); wait for one's end"
     raise BackendError(ErrorCode.RATE_LIMITED, text, retry_after=1)

@@ -1,4 +1,4 @@
-"""The data plane: one request, one stream. Everything up to the head is decided here; the bytes then flow past this file.
+"""The data plane: one request, one stream. Everything up to the head is decided here; bytes then flow past this file.
 
 The head waits for the first frame (or a second), so that a backend which fails early still answers with its status.
 """
@@ -32,15 +32,14 @@ class Chat:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def post(self, request: web.Request, protocol: ClientProtocol, extra: Mapping[str, str]) -> web.StreamResponse:
+    async def post(
+        self, request: web.Request, protocol: ClientProtocol, extra: Mapping[str, str]
+    ) -> web.StreamResponse:
         """A JSON body asks; `extra` are parameters of the path."""
         return await self._serve(request, protocol, extra, onboarding=False)
 
     async def get(self, request: web.Request, protocol: ClientProtocol, *, onboarding: bool) -> web.StreamResponse:
         """A browser's EventSource asks, by query."""
-        if "message" not in request.query:
-            error = BackendError(ErrorCode.INVALID_REQUEST, "the query parameter `message` is required", param="message")
-            return self._refuse(request, protocol, error, "")
         return await self._serve(request, protocol, dict(request.query), onboarding=onboarding)
 
     async def _serve(
@@ -60,8 +59,16 @@ class Chat:
         return await self._whole(request, protocol, admitted, producer)
 
     async def _admitted(
-        self, request: web.Request, protocol: ClientProtocol, params: Mapping[str, str], caller: Caller, *, onboarding: bool
+        self,
+        request: web.Request,
+        protocol: ClientProtocol,
+        params: Mapping[str, str],
+        caller: Caller,
+        *,
+        onboarding: bool,
     ) -> Admitted:
+        if request.method == "GET" and "message" not in params:
+            raise BackendError(ErrorCode.INVALID_REQUEST, "the query parameter `message` is required", param="message")
         body = b"{}" if request.method == "GET" else await read_body(request, self._services.config.server.max_body)
         asked = protocol.parse(body, params)
         return await admit(self._services, request, protocol, asked, caller, onboarding=onboarding)
@@ -76,7 +83,7 @@ class Chat:
         services.metrics.started(identity)
         return producer
 
-    # -- streaming --------------------------------------------------------------------------------------------------------
+    # -- streaming -----------------------------------------------------------------------------------------------------
 
     async def _stream(
         self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
@@ -127,7 +134,7 @@ class Chat:
         }
         return StreamHead(status=200, headers=headers)
 
-    # -- whole answers ----------------------------------------------------------------------------------------------------
+    # -- whole answers -------------------------------------------------------------------------------------------------
 
     async def _whole(
         self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
@@ -149,17 +156,27 @@ class Chat:
         headers = {**_SAFE, **_names(admitted), **cors_headers(self._services.config.server.cors, request.headers)}
         return web.Response(body=body, headers=headers, content_type="application/json")
 
-    # -- refusals ---------------------------------------------------------------------------------------------------------
+    # -- refusals ------------------------------------------------------------------------------------------------------
 
     def _refuse(
-        self, request: web.Request, protocol: ClientProtocol, error: BackendError, owner: str, admitted: Admitted | None = None
+        self,
+        request: web.Request,
+        protocol: ClientProtocol,
+        error: BackendError,
+        owner: str,
+        admitted: Admitted | None = None,
     ) -> web.Response:
         name = request_id()
         refusal = protocol.failure(error, name)
         services = self._services
         services.metrics.refused(error.code.wire)
         services.access_log.refused(
-            code=error.code.wire, status=refusal.status, method=request.method, path=request.path, owner=owner, request_id=name
+            code=error.code.wire,
+            status=refusal.status,
+            method=request.method,
+            path=request.path,
+            owner=owner,
+            request_id=name,
         )
         extra = _names(admitted) if admitted else {}
         return refusal_response(refusal, name, {**cors_headers(services.config.server.cors, request.headers), **extra})

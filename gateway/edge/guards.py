@@ -14,7 +14,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Cors
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_ENCODED = re.compile(r"%(?:2e|2f|5c|00|25)", re.IGNORECASE)
+_ENCODED = re.compile(r"%(?:[01][0-9a-f]|7f|2e|2f|5c|25)", re.IGNORECASE)
 _EXPOSED = "X-Stream-Id, Location, X-Stream-Resumable, X-Request-Id, Retry-After"
 
 
@@ -32,10 +32,18 @@ def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
         raise BackendError(ErrorCode.FORBIDDEN, "this host name is not served here (server.hosts)")
     target = request.raw_path
     path = target.split("?", 1)[0]
-    if not path.startswith("/") or path.startswith("//") or "\\" in path or _ENCODED.search(path) or "/../" in path + "/":
+    if (
+        not path.startswith("/")
+        or path.startswith("//")
+        or "\\" in path
+        or _ENCODED.search(path)
+        or "/../" in path + "/"
+    ):
         raise BackendError(ErrorCode.INVALID_REQUEST, "the request target is not a plain path")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise BackendError(ErrorCode.UNSUPPORTED_ENCODING, "send the body uncompressed: Content-Encoding is not accepted")
+        raise BackendError(
+            ErrorCode.UNSUPPORTED_ENCODING, "send the body uncompressed: Content-Encoding is not accepted"
+        )
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

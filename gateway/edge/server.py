@@ -6,13 +6,15 @@ Every answer outside a protocol is native JSON. Middlewares guard and translate 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import caller_of
 from gateway.edge.chat import Chat, refusal_response
+from gateway.edge.connection import PublicServer, Refuse
 from gateway.edge.guards import check_target, cors_headers, preflight
 from gateway.edge.health_handlers import routes as health_routes
 from gateway.edge.page import page_response
@@ -29,22 +31,24 @@ _NOTHING: Mapping[str, str] = {}
 class PublicRunner(web.AppRunner):
     """An AppRunner whose server asks a table first and the application for everything else."""
 
-    __slots__ = ("_table",)
+    __slots__ = ("_refuse", "_table")
 
-    def __init__(self, app: web.Application, table: Mapping[tuple[str, str], _Post], **kwargs: object) -> None:
+    def __init__(
+        self, app: web.Application, table: Mapping[tuple[str, str], _Post], refuse: Refuse, **kwargs: object
+    ) -> None:
         super().__init__(app, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self._table = table
+        self._refuse = refuse
 
-    async def _make_server(self) -> web.Server:  # type: ignore[type-arg, override]
+    async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         table, ordinary = self._table, server.request_handler
 
         def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
             handler = table.get((request.method, request.raw_path))
-            return handler(request) if handler is not None else ordinary(request)  # type: ignore[return-value]
+            return handler(request) if handler is not None else ordinary(request)
 
-        server.request_handler = dispatch  # type: ignore[assignment]
-        return server
+        return PublicServer(server, dispatch, self._refuse)
 
 
 def public_runner(services: Services, health: Health, models: ModelList) -> PublicRunner:
@@ -62,6 +66,7 @@ def public_runner(services: Services, health: Health, models: ModelList) -> Publ
     return PublicRunner(
         app,
         _table(services.protocols, chat),
+        partial(_refused, services),
         handle_signals=False,
         access_log=None,
         handler_cancellation=True,
@@ -74,7 +79,7 @@ def public_runner(services: Services, health: Health, models: ModelList) -> Publ
 
 
 def _table(protocols: Mapping[str, ClientProtocol], chat: Chat) -> dict[tuple[str, str], _Post]:
-    """Exact raw targets of the hot POSTs; anything else (a query, an alias) takes the ordinary road to the same handler."""
+    """Raw targets of the hot POSTs; anything else (a query, an alias) goes the ordinary road to the same handler."""
     paths = {"native": ("/api/streaming/chat", "/api/streaming/generate"), "openai": ("/v1/chat/completions",)}
     found: dict[tuple[str, str], _Post] = {}
     for name, targets in paths.items():
@@ -105,8 +110,8 @@ def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
             return await chat.post(request, protocol, {"conversation_id": request.match_info["id"]})
 
         found += [
-            web.get("/api/v1/chat/stream", event_source),
-            web.get("/api/v1/chat/onboarding-stream", event_source),
+            web.get("/api/v1/chat/stream", event_source, allow_head=False),
+            web.get("/api/v1/chat/onboarding-stream", event_source, allow_head=False),
             web.post("/api/v1/conversations/{id}/stream", conversation),
         ]
     return found
@@ -135,7 +140,7 @@ async def _page(_request: web.Request) -> web.Response:
     return page_response()
 
 
-def _translate(services: Services) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _translate(services: Services) -> Middleware:
     """Guard every ordinary request and turn errors into the caller's words."""
 
     @web.middleware
@@ -167,7 +172,7 @@ def _of_http(request: web.Request, error: web.HTTPException) -> BackendError:
     return BackendError(ErrorCode.INVALID_REQUEST, error.reason)
 
 
-def _refused(services: Services, request: web.Request, error: BackendError) -> web.Response:
+def _refused(services: Services, request: web.BaseRequest, error: BackendError) -> web.Response:
     """In OpenAI's shape below /v1/ (but for our own aliases), else in the native one."""
     path = request.raw_path
     openai = services.protocols.get("openai")

@@ -1,4 +1,4 @@
-"""Streams as resources: list, statistics, one stream's state or receipt, cancel. An owner sees and touches only its own.
+"""Streams as resources: list, statistics, one stream's state or receipt, cancel. An owner sees and ends only its own.
 
 Unknown, malformed and foreign ids answer the same 404.
 """
@@ -92,4 +92,6 @@ class StreamsApi:
 
 
 def _unknown() -> BackendError:
-    return BackendError(ErrorCode.NOT_FOUND, "no stream with this id (it never was, has been forgotten, or is not yours)")
+    return BackendError(
+        ErrorCode.NOT_FOUND, "no stream with this id (it never was, has been forgotten, or is not yours)"
+    )

@@ -1,7 +1,8 @@
 """How this worker is: registry, event loop, memory, disk and each backend, as healthy, degraded or unhealthy.
 
-Law: asking never waits. Backends are probed in the background while somebody asks for details, and judged from what was last seen, by probes and by the
-streams themselves. The judgements are plain functions of figures; `Health` collects the figures.
+Law: asking never waits. Backends are probed in the background while somebody asks for details, and judged from what
+was last seen, by probes and by the streams themselves. The judgements are plain functions of
+figures; `Health` collects the figures.
 """
 
 from __future__ import annotations

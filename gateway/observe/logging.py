@@ -25,7 +25,7 @@ _FIELDS = re.compile(
     r"(authorization|api[-_]?key|token|secret|password|cookie|set[-_]cookie)$"
 )
 _SHAPES = re.compile(
-    r"(?i)(\bbearer\s+|\bbasic\s+|[?&](?:key|token|api_key|access_token)=|://[^/\s:@]*:)[^\s&@\"']+"
+    r"(?i)(\bbearer\s+|\bbasic\s+|[?&](?:key|token|api_key|access_token)=|://[^/\s:@]*:(?=[^/\s@]*@))[^\s&@\"']+"
     r"|\b(?:sk|pk|hg|gsk|xai)[-_][A-Za-z0-9_-]{12,}|\bAIza[\w-]{20,}"
 )
 

@@ -112,7 +112,7 @@ class ClientProtocol(ABC):
 
     @abstractmethod
     def parse(self, body: bytes, params: Mapping[str, str]) -> Asked:
-        """A request body (and path/query parameters). Raises BackendError INVALID_REQUEST saying which field and why."""
+        """A request body (and path/query parameters). Raises BackendError INVALID_REQUEST: which field and why."""
 
     @abstractmethod
     def encoder(self, about: About) -> Encoder:

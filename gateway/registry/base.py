@@ -1,7 +1,7 @@
 """Who streams where: the registry contract.
 
-A node's own streams are always known to the node itself, in memory; a shared registry adds the other nodes' view. No call
-below the line `await` is on the token path, and none of the plain methods ever blocks, raises or waits for the network.
+A node's own streams are always known to the node itself, in memory; a shared registry adds the other nodes' view. No
+call below the line `await` is on the token path, and no plain method ever blocks, raises or waits for the network.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from gateway.streams.stream import Entry as Entry
+from gateway.streams.stream import Entry as Entry  # noqa: PLC0414 - registries get it from here
 from gateway.streams.stream import Receipt
 
 
 class Cancelled(Struct, frozen=True):
-    """The answer to a cancel: `unknown` (or another owner's: the same), `done` with the receipt, `pending` on another node."""
+    """The answer to a cancel: `unknown` (also: another owner's), `done` with the receipt, `pending` elsewhere."""
 
     outcome: Literal["unknown", "done", "pending"]
     state: str = ""
@@ -48,10 +48,10 @@ class Registry(ABC):
         self.local_active = active
         self.local_stop = stop
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 - a registry without housekeeping has nothing to do
         """Connect and start housekeeping. Never raises for an absent server: starts degraded."""
 
-    async def stop(self) -> None:
+    async def stop(self) -> None:  # noqa: B027 - likewise
         """Give back leases and close connections."""
 
     @abstractmethod
@@ -74,6 +74,10 @@ class Registry(ABC):
     @abstractmethod
     async def claim(self, stream_id: str, owner: str) -> bool:
         """Reserve a client-chosen id; False when this owner already used it within the replay window."""
+
+    @abstractmethod
+    def unclaim(self, stream_id: str) -> None:
+        """Give a granted claim back: its stream was refused after all and may be asked for again."""
 
     @abstractmethod
     async def active(self, owner: str | None) -> list[Entry]:

@@ -141,7 +141,7 @@ class MemoryRegistry(Registry):
         return True
 
     def unclaim(self, stream_id: str) -> None:
-        """Give a claim back that another node had first."""
+        """Forget a claim on this node."""
         self._claims.pop(stream_id)
 
     def ended(self, stream_id: str) -> Receipt | None:

@@ -108,6 +108,10 @@ class RedisRegistry(Registry):
         self.local.unclaim(stream_id)
         return False
 
+    def unclaim(self, stream_id: str) -> None:
+        self.local.unclaim(stream_id)
+        self.fleet.push(self.layout.unclaim(stream_id))
+
     async def active(self, owner: str | None) -> list[Entry]:
         others = [e for e in await self._others() if owner is None or e.owner == owner]
         mine = self.local.active_here(owner)

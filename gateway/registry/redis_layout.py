@@ -146,6 +146,10 @@ class Layout:
         life = self._replay_ms + round(CLAIM_SECONDS * 1000)
         return Op("SET", (self.claim_key(stream_id),), (owner, "NX", "PX", life))
 
+    def unclaim(self, stream_id: str) -> Op:
+        """Give an id back."""
+        return Op("DEL", (self.claim_key(stream_id),))
+
     def keep_claim(self, stream_id: str) -> Op:
         """From the end of its stream a claim lives as long as the receipt; without a claim nothing happens."""
         return Op("PEXPIRE", (self.claim_key(stream_id),), (self._replay_ms,))

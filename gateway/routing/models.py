@@ -1,4 +1,4 @@
-"""Which models there are: the names of routes, and what backends behind a glob say they have. Cached; a dead backend is skipped."""
+"""Which models there are: names of routes, and what backends behind a glob have. Cached; a dead backend is skipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class ModelList:
     """Model name -> backend. One per worker."""
 
     def __init__(
-        self, router: Router, drivers: dict[str, Driver], transports: dict[str, Transport], clock: Callable[[], float] = time.monotonic
+        self,
+        router: Router,
+        drivers: dict[str, Driver],
+        transports: dict[str, Transport],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router = router
         self._drivers = drivers
@@ -54,7 +58,7 @@ class ModelList:
         driver = self._drivers[backend]
         request = driver.list_models()
         if request is None:
-            return list(driver.backend.models)
+            return list(driver.read_models(b""))
         try:
             status, _headers, body = await self._transports[backend].fetch(request, _PATIENCE)
             return list(driver.read_models(body)) if status == 200 else list(driver.backend.models)

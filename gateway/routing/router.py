@@ -43,7 +43,9 @@ class Router:
             if glob_matches(route.model, model):
                 target = self._target(number, route)
                 return Choice(target.backend, target.model or model, route)
-        raise BackendError(ErrorCode.UNKNOWN_MODEL, f"no route for model {model[:100]!r}" + self._hint(model), param="model")
+        raise BackendError(
+            ErrorCode.UNKNOWN_MODEL, f"no route for model {model[:100]!r}" + self._hint(model), param="model"
+        )
 
     def _named(self, model: str, backend: str) -> Choice:
         if backend not in self._backends:
@@ -93,7 +95,9 @@ class Router:
 
     def glob_for(self, backend: str) -> list[str]:
         """The globs that lead to a backend under the client's own name."""
-        return [r.model for r in self._routes if _is_glob(r.model) for t in r.to if t.backend == backend and not t.model]
+        return [
+            r.model for r in self._routes if _is_glob(r.model) for t in r.to if t.backend == backend and not t.model
+        ]
 
 
 def _is_glob(pattern: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_any_chunks_any_cuts(chunks: list[bytes], cuts: list[int]) -> None:
     raw = b"".join(b"%x\r\n%s\r\n" % (len(c), c) for c in chunks) + b"0\r\n\r\n"
     edges = [0, *sorted(min(c, len(raw)) for c in cuts), len(raw)]
     body = ChunkedBody()
-    reads = [raw[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    reads = [raw[a:b] for a, b in pairwise(edges) if a < b]
     assert _feed(body, *reads) == b"".join(chunks)
     assert body.done
 
@@ -58,8 +60,8 @@ def test_extra_bytes_are_noticed() -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"x\r\n", b"-1\r\n", b"0x1\r\n", b" 1\r\na\r\n", b"1_0\r\n", b"1\na\n", b"1\r\nab\r\n", b"\r\n", b"1" * 16, b"1;" + b"a" * 5000,
-     b"0\r\n" + b"a" * 20_000, b"0\r\na\n\r\n"],
+    [b"x\r\n", b"-1\r\n", b"0x1\r\n", b" 1\r\na\r\n", b"1_0\r\n", b"1\na\n", b"1\r\nab\r\n", b"\r\n", b"1" * 16,
+     b"1;" + b"a" * 5000, b"0\r\n" + b"a" * 20_000, b"0\r\na\n\r\n"],
 )  # fmt: skip
 def test_bad_chunking(raw: bytes) -> None:
     """A size two parsers read differently would let a backend smuggle an answer into the next stream."""

@@ -51,7 +51,9 @@ async def test_request_bytes() -> None:
     """The request would lack a header, or carry one that is not the driver's to set."""
     async with Upstream([HELLO]) as up:
         client = transport(up.url + "/base", headers={"X-Team": Secret("blue"), "authorization": Secret("Bearer k2")})
-        await ask(client, post("/v1/x?a=b", ("Authorization", "Bearer k1"), ("Transfer-Encoding", "chunked"), body=b'{"a":1}'))
+        await ask(
+            client, post("/v1/x?a=b", ("Authorization", "Bearer k1"), ("Transfer-Encoding", "chunked"), body=b'{"a":1}')
+        )
         raw, body = up.requests[0]
         assert raw.startswith(b"POST /base/v1/x?a=b HTTP/1.1\r\nHost: 127.0.0.1:")
         assert b"X-Team: blue\r\n" in raw
@@ -151,7 +153,9 @@ async def test_no_reuse_when_told_so() -> None:
         assert b"Connection: close\r\n" in up.requests[0][0]
 
 
-@pytest.mark.parametrize("first", [HELLO + b"HTTP/1.1 200 OK\r\n", head(b"Connection: close\r\nContent-Length: 1\r\n") + b"a"])
+@pytest.mark.parametrize(
+    "first", [HELLO + b"HTTP/1.1 200 OK\r\n", head(b"Connection: close\r\nContent-Length: 1\r\n") + b"a"]
+)
 async def test_doubtful_connection_is_dropped(first: bytes) -> None:
     """Left-over bytes of one answer would begin the next stream's."""
     async with Upstream([first], [HELLO]) as up:
@@ -327,7 +331,8 @@ async def test_headers_cannot_be_forged() -> None:
 @pytest.mark.parametrize(
     ("address", "public"),
     [("8.8.8.8", True), ("2606:4700::1", True), ("127.0.0.1", False), ("10.0.0.1", False), ("169.254.169.254", False),
-     ("::1", False), ("fe80::1%eth0", False), ("::ffff:127.0.0.1", False), ("64:ff9b::7f00:1", False), ("0.0.0.0", False),
+     ("::1", False), ("fe80::1%eth0", False), ("::ffff:127.0.0.1", False), ("64:ff9b::7f00:1", False),
+     ("0.0.0.0", False),
      ("100.64.0.1", False), ("224.0.0.1", False)],
 )  # fmt: skip
 def test_public_addresses(address: str, public: bool) -> None:

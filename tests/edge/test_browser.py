@@ -10,7 +10,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-
 from support.gateway import Gateway, start_gateway
 
 pytestmark = pytest.mark.edge
@@ -70,4 +69,4 @@ def test_start_and_cancel(browser: webdriver.Chrome, gateway: Gateway) -> None:
     wait.until(lambda b: "cancelled" in text(b, "state").lower())
     after = text(browser, "output")
     assert after.startswith(first)
-    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Behind a real nginx with the shipped deploy/nginx.conf: tokens come through one by one, and a client that leaves is noticed."""
+"""Behind a real nginx with deploy/nginx.conf: tokens come one by one, a client that leaves is noticed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
 import pytest
-
 from support.gateway import ROOT, Gateway, start_gateway
 from support.process import free_port, stop, wait_until
 
@@ -80,7 +80,7 @@ async def test_tokens_are_not_held_back(front: str) -> None:
     assert b"event: done" in text
     assert len(marks) > 10
     assert marks[-1] - marks[0] > 0.3
-    assert max(later - sooner for sooner, later in zip(marks, marks[1:], strict=False)) < 0.5 * (marks[-1] - marks[0])
+    assert max(later - sooner for sooner, later in pairwise(marks)) < 0.5 * (marks[-1] - marks[0])
 
 
 async def test_cancel_through_nginx(front: str, gateway: Gateway) -> None:

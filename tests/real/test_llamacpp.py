@@ -1,7 +1,8 @@
-"""The gateway in front of a real llama.cpp server: what the model says is what every client reads, and a cancel reaches it."""
+"""The gateway in front of a real llama.cpp: what the model says is what every client reads, and a cancel reaches it."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,11 @@ async def sse(answer: aiohttp.ClientResponse) -> list[tuple[str, dict[str, Any]]
     return found
 
 
+async def busy(server: llama.Llama, wanted: bool) -> float:
+    """`wait_busy` for 2 s, in a thread: polling on the event loop would hold up the client's own close."""
+    return await asyncio.to_thread(server.wait_busy, wanted, 2)
+
+
 async def test_native_sse_is_exact(gateway: Gateway, client: aiohttp.ClientSession) -> None:
     """A lost, doubled or reordered token, or a code point broken between two, would show in the text."""
     async with client.post(f"{gateway.url}/api/streaming/chat", json={**ASK, "model": "scripted"}) as answer:
@@ -155,11 +161,11 @@ async def test_delete_stops_the_generation(
     async with client.post(f"{gateway.url}/api/streaming/chat", json={**ASK, "model": "endless"}) as answer:
         stream_id = answer.headers["X-Stream-Id"]
         await answer.content.readuntil(b"event: token")
-        server.wait_busy(True, 2)
+        await busy(server, True)
         async with client.delete(f"{gateway.url}/api/streaming/{stream_id}") as deleted:
             told = await deleted.json()
         assert (deleted.status, told["state"]) == (200, "cancelled")
-        assert server.wait_busy(False, 2) < 2
+        assert await busy(server, False) < 2
         rest = await answer.text()
     assert '"finishReason":"cancelled"' in rest or '"code":"cancelled"' in rest
 
@@ -167,10 +173,10 @@ async def test_delete_stops_the_generation(
 async def test_a_client_that_leaves_stops_the_generation(
     gateway: Gateway, servers: dict[str, llama.Llama], client: aiohttp.ClientSession
 ) -> None:
-    """With `on_disconnect: cancel` nobody pays for tokens nobody reads."""
+    """If a client's leaving did not reach the model, somebody would pay for tokens nobody reads."""
     server = servers["endless"]
     answer = await client.post(f"{gateway.url}/v1/chat/completions", json={**ASK, "model": "endless", "stream": True})
     await answer.content.readuntil(b"content")
-    server.wait_busy(True, 2)
+    await busy(server, True)
     answer.close()
-    assert server.wait_busy(False, 2) < 2
+    assert await busy(server, False) < 2

@@ -1,4 +1,4 @@
-"""The gateway as its users run it: `python -m gateway serve`, a process of its own, ready when `start_gateway` returns."""
+"""The gateway as its users run it: `python -m gateway serve`, its own process, ready when `start_gateway` returns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Gateway:
 
 def start_gateway(config: str, *, env: dict[str, str] | None = None) -> Gateway:
     """Start with this YAML. `{port}` and `{admin_port}` in it are filled in with free ports; without a `server:` or
-    `admin:` section one is added. Raises RuntimeError (with the log) when it ends early, TimeoutError when it is not healthy."""
+    `admin:` section one is added. Raises RuntimeError (with the log) when it ends early, TimeoutError when not up."""
     port, admin_port = free_port(), free_port()
     text = config.replace("{port}", str(port)).replace("{admin_port}", str(admin_port))
     if not any(line.startswith("server:") for line in text.splitlines()):

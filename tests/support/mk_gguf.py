@@ -1,19 +1,19 @@
-"""Writes a tiny GGUF model whose next token is a function of its last one: a real llama.cpp server then says a known text.
+"""Writes a tiny GGUF model whose next token follows from its last one: a real llama.cpp server then says a known text.
 
-Attention and feed-forward outputs are zero and the embeddings are orthonormal, so the residual stream carries the last token
-alone; each row of the output matrix answers with its successor. Nothing is downloaded.
+Attention and feed-forward outputs are zero and the embeddings are orthonormal, so the residual stream carries the last
+token alone; each row of the output matrix answers with its successor. Nothing is downloaded.
 
-It thinks THINK first where the template opens a <think> (llama.cpp's default). Then kind `text` says TEXT, `tool` makes one tool
-call, and `endless` says TEXT over and over.
+It thinks THINK first where the template opens a <think> (the default). Then kind `text` says TEXT, `tool` makes one
+tool call, and `endless` says TEXT over and over.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
 import numpy as np
-
 from support.script_text import ALPHABET, CHAIN, MERGED, THOUGHT, TOOL, encode, merges
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>", "</tool_call>"]
@@ -50,7 +50,7 @@ def successors(kind: str, vocabulary: Vocabulary) -> dict[int, int]:
 
     def chain(words: list[str]) -> None:
         ids = [vocabulary.id(word) for word in words]
-        follow.update(zip(ids, ids[1:], strict=False))
+        follow.update(pairwise(ids))
 
     chain([*CHAIN, "Hello" if kind == "endless" else "<|im_end|>"])
     chain(["<tool_call>", *TOOL, "</tool_call>", "<|im_end|>"])

@@ -1,7 +1,7 @@
 """What the scripted model says, word for word: TEXT, THINK and one tool call. Tests compare with these, exactly.
 
-The words are made of letters only, so that BPE pre-tokenizers keep each whole; every 17th has characters of two, three and four
-bytes' worth of tokens, so that a code point is split between two tokens on its way.
+Words are of letters only, so that BPE pre-tokenizers keep each whole; every 17th has characters of two, three and
+four bytes' worth of tokens, so that a code point is split between two tokens on its way.
 """
 
 from __future__ import annotations

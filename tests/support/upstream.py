@@ -1,7 +1,7 @@
-"""A scripted model server on a raw socket: it sends exactly the bytes it is told, when it is told, and remembers what it saw.
+"""A scripted model server on a raw socket: it sends exactly the bytes it is told, when told, and remembers what it saw.
 
-One script per request, in order; the last one is repeated. A script is a sequence of bytes (sent), numbers (seconds of silence) and
-the words CLOSE (FIN), RESET (RST) and HOLD (silence until the peer goes).
+One script per request, in order; the last one is repeated. A script is: bytes (sent), numbers (seconds of silence)
+and the words CLOSE (FIN), RESET (RST) and HOLD (silence until the peer goes).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def head(extra: bytes = b"Transfer-Encoding: chunked\r\n", status: bytes = b"200
 
 
 class Upstream:
-    """`async with Upstream([...]) as up`; then `up.url`, `up.requests` (head and body each), `up.connections`, `up.closed_at`."""
+    """`async with Upstream([...]) as up`: `up.url`, `up.requests` (head and body), `up.connections`, `up.closed_at`."""
 
     def __init__(self, *scripts: Sequence[Step], tls: ssl.SSLContext | None = None) -> None:
         self.scripts = list(scripts)

@@ -21,7 +21,13 @@ END = b"0\r\n\r\n"
 
 def token(text: str) -> bytes:
     """One OpenAI chunk, framed twice: as an event and as a chunk of the body."""
-    data = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    data = {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}],
+    }
     return chunk(b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n")
 
 
@@ -31,7 +37,9 @@ def frame(value: Any) -> bytes:
 
 
 FINISH = frame({"id": "c", "model": "m", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-USAGE = frame({"id": "c", "model": "m", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}})
+USAGE = frame(
+    {"id": "c", "model": "m", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}}
+)
 DONE = chunk(b"data: [DONE]\n\n")
 WHOLE = (head(), token("Hel"), token("lo"), token("!"), FINISH, USAGE, DONE, END)
 
@@ -58,7 +66,11 @@ async def wait_for(condition: Any, seconds: float = 2.0) -> None:
 
 async def test_cancel_by_delete_reaches_the_backend_and_ends_honestly() -> None:
     """A cancelled stream would go on costing money, or its client would not know that it was cut."""
-    async with Upstream([head(), token("a"), token("b"), HOLD]) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
+    async with (
+        Upstream([head(), token("a"), token("b"), HOLD]) as up,
+        running(config_for(up.url)) as gateway,
+        client(gateway) as session,
+    ):
         async with session.post("/api/streaming/chat", json=ASK) as answer:
             stream_id = answer.headers["X-Stream-Id"]
             await answer.content.readuntil(b'"tokenCount":2}\n\n')
@@ -79,8 +91,14 @@ async def test_cancel_by_delete_reaches_the_backend_and_ends_honestly() -> None:
 
 async def test_an_openai_client_notices_a_cancel() -> None:
     """openai SDKs take a clean end for success; only an error frame and a broken body tell them."""
-    async with Upstream([head(), token("a"), HOLD]) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
-        async with session.post("/v1/chat/completions", json=ASK | {"stream": True}, headers={"X-Stream-Id": "mine"}) as answer:
+    async with (
+        Upstream([head(), token("a"), HOLD]) as up,
+        running(config_for(up.url)) as gateway,
+        client(gateway) as session,
+    ):
+        async with session.post(
+            "/v1/chat/completions", json=ASK | {"stream": True}, headers={"X-Stream-Id": "mine"}
+        ) as answer:
             assert answer.headers["X-Stream-Id"] == "mine"
             await answer.content.readuntil(b"\n\n")
             await session.delete("/api/streaming/mine")
@@ -91,8 +109,18 @@ async def test_an_openai_client_notices_a_cancel() -> None:
 
 async def test_passthrough_keeps_every_byte_and_hides_the_usage_nobody_asked_for() -> None:
     """Unknown fields of a vendor would be lost, or a client would see a chunk it did not ask for."""
-    odd = frame({"id": "c", "vendor": {"x": [1]}, "choices": [{"index": 0, "delta": {"content": "é☕", "own": 1}, "finish_reason": None}]})
-    async with Upstream([head(), odd, FINISH, USAGE, DONE, END]) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
+    odd = frame(
+        {
+            "id": "c",
+            "vendor": {"x": [1]},
+            "choices": [{"index": 0, "delta": {"content": "é☕", "own": 1}, "finish_reason": None}],
+        }
+    )
+    async with (
+        Upstream([head(), odd, FINISH, USAGE, DONE, END]) as up,
+        running(config_for(up.url)) as gateway,
+        client(gateway) as session,
+    ):
         async with session.post("/v1/chat/completions", json=ASK | {"stream": True, "vendor_flag": 7}) as answer:
             body = await answer.read()
         sent = json.loads(up.requests[0][1])
@@ -101,7 +129,12 @@ async def test_passthrough_keeps_every_byte_and_hides_the_usage_nobody_asked_for
         frames = [raw.split(b"\r\n", 1)[1][:-2] for raw in (odd, FINISH, DONE)]
         assert body == b"".join(frames)
         got = await receipt(session, answer.headers["X-Stream-Id"])
-        assert (got["state"], got["promptTokens"], got["completionTokens"], got["usageEstimated"]) == ("completed", 7, 3, False)
+        assert (got["state"], got["promptTokens"], got["completionTokens"], got["usageEstimated"]) == (
+            "completed",
+            7,
+            3,
+            False,
+        )
 
 
 async def test_a_whole_answer_is_the_sum_of_a_stream() -> None:
@@ -144,8 +177,16 @@ async def test_ndjson_lines() -> None:
     [
         ([head(), token("a"), RESET], "upstream_truncated", "upstream_truncated"),
         ([head(), token("a"), END], "upstream_truncated", "upstream_truncated"),
-        ([head(b"Connection: close\r\n"), b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', "close"], "upstream_truncated", "upstream_truncated"),
-        ([head(), token("a"), frame({"error": {"message": "boom", "type": "server_error"}}), DONE, END], "upstream_error", "upstream_error"),
+        (
+            [head(b"Connection: close\r\n"), b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n', "close"],
+            "upstream_truncated",
+            "upstream_truncated",
+        ),
+        (
+            [head(), token("a"), frame({"error": {"message": "boom", "type": "server_error"}}), DONE, END],
+            "upstream_error",
+            "upstream_error",
+        ),
     ],
     ids=["reset", "early end", "close-delimited cut", "error then DONE"],
 )
@@ -154,7 +195,7 @@ async def test_an_incomplete_stream_never_looks_complete(path: str, script: list
     async with Upstream(script) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
         body = b""
         async with session.post(path, json=ASK | {"stream": True}) as answer:
-            with pytest.raises(aiohttp.ClientPayloadError):
+            with pytest.raises(aiohttp.ClientPayloadError):  # noqa: PT012 - after any number of reads
                 async for data in answer.content.iter_any():
                     body += data
         assert b"[DONE]" not in body
@@ -183,7 +224,11 @@ async def test_a_failure_before_the_first_byte_keeps_its_status() -> None:
 
 async def test_a_vanished_client_stops_the_backend() -> None:
     """Nobody reads, the backend goes on: tokens are paid for that nobody sees."""
-    async with Upstream([head(), token("a"), HOLD]) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
+    async with (
+        Upstream([head(), token("a"), HOLD]) as up,
+        running(config_for(up.url)) as gateway,
+        client(gateway) as session,
+    ):
         headers = {"X-Stream-On-Disconnect": "cancel", "X-Stream-Id": "gone"}
         answer = await session.post("/api/streaming/chat", json=ASK, headers=headers)
         await answer.content.readuntil(b'"tokenCount":1}\n\n')
@@ -197,7 +242,9 @@ async def test_a_vanished_client_stops_the_backend() -> None:
 async def test_a_client_that_leaves_before_the_first_token_is_noticed() -> None:
     """A silent prefill would hide the departure until the first token."""
     async with Upstream([HOLD]) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
-        task = asyncio.create_task(session.post("/v1/chat/completions", json=ASK | {"stream": True}, headers={"X-Stream-Id": "early"}))
+        task = asyncio.create_task(
+            session.post("/v1/chat/completions", json=ASK | {"stream": True}, headers={"X-Stream-Id": "early"})
+        )
         await wait_for(lambda: bool(up.requests))
         task.cancel()
         await wait_for(lambda: bool(up.closed_at))
@@ -230,7 +277,11 @@ async def test_grace_and_continue_let_the_stream_finish() -> None:
 async def test_each_time_limit_ends_the_stream(limits: dict[str, Any], script: list[Any], reason: str) -> None:
     """A stuck backend would hold a client, a slot and a lease for ever."""
     streams = Streams(**limits)
-    async with Upstream(script) as up, running(config_for(up.url, streams=streams)) as gateway, client(gateway) as session:
+    async with (
+        Upstream(script) as up,
+        running(config_for(up.url, streams=streams)) as gateway,
+        client(gateway) as session,
+    ):
         async with session.post("/api/streaming/chat", json=ASK, headers={"X-Stream-Id": "slow"}) as answer:
             assert answer.status in (200, 504)
             try:
@@ -246,7 +297,11 @@ async def test_each_time_limit_ends_the_stream(limits: dict[str, Any], script: l
 async def test_keepalives_reach_an_idle_client() -> None:
     """Load balancers cut silent connections after a minute."""
     streams = Streams(keepalive=Duration(0.3))
-    async with Upstream([head(), token("a"), 1.2, token("b"), FINISH, DONE, END]) as up, running(config_for(up.url, streams=streams)) as gateway, client(gateway) as session:
+    async with (
+        Upstream([head(), token("a"), 1.2, token("b"), FINISH, DONE, END]) as up,
+        running(config_for(up.url, streams=streams)) as gateway,
+        client(gateway) as session,
+    ):
         async with session.post("/v1/chat/completions", json=ASK | {"stream": True}) as answer:
             body = await answer.read()
         assert body.count(b": ping\n") >= 1

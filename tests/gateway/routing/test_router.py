@@ -28,7 +28,9 @@ def test_the_first_matching_route_decides() -> None:
     assert router(REST, GPT).choose("gpt-4o").backend == "demo"
 
 
-@pytest.mark.parametrize(("die", "backend", "model"), [(0.0, "local", "llama"), (0.74, "local", "llama"), (0.76, "openai", "mini")])
+@pytest.mark.parametrize(
+    ("die", "backend", "model"), [(0.0, "local", "llama"), (0.74, "local", "llama"), (0.76, "openai", "mini")]
+)
 def test_weights_split_as_written(die: float, backend: str, model: str) -> None:
     """Three quarters of the traffic would not go where three quarters of the weight is."""
     found = router(FAST, die=die).choose("fast")
