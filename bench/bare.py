@@ -1,4 +1,7 @@
-"""The plain aiohttp reverse proxy to compare with: ClientSession in, StreamResponse out, chunk by chunk. usage: bare.py PORT UPSTREAM_PORT"""
+"""The plain aiohttp reverse proxy to compare with: ClientSession in, StreamResponse out, chunk by chunk.
+
+usage: bare.py PORT UPSTREAM_PORT
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """`make bench`: nginx, a plain aiohttp proxy and Headgate between the same mock and the same client; one table.
 
-The gateway has one core, mock and client the others. CPU is user + system time of the gateway's process tree over a window
-inside the load, divided by the tokens the client received in that window. Added latency is taken against a direct run without
-a gateway. A row whose tokens/s is below 99 % of nominal is marked `!`: the machine was disturbed, its CPU figure is too good.
+The gateway has one core, mock and client the others. CPU is user + system time of the gateway's process tree over a
+window inside the load, divided by the tokens the client received in that window. Added latency is against a direct run
+without a gateway. A row whose tokens/s is below 99 % of nominal is marked `!`:
+the machine was disturbed, its CPU figure is too good.
 
 usage: measure.py [--only NAME,NAME] [--rounds N] [--quick] [--mock-port P]
 """
@@ -273,15 +274,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         values = [row[key][part] if part else row[key] for row in by.get(name, []) if key in row]
         return statistics.median(values) if values else float("nan")
 
-    head = f"{'500 streams x 50 tokens/s':<24}{'us/token':>9}{'x nginx':>9}{'tokens/s':>10}{'faults':>8}{'added p50':>11}{'added p99':>11}{'abort p99':>11}{'KiB/stream':>12}"
+    head = f"{'500 streams x 50 tokens/s':<24}{'us/token':>9}{'x nginx':>9}{'tokens/s':>10}{'faults':>8}"
+    head += f"{'added p50':>11}{'added p99':>11}{'abort p99':>11}{'KiB/stream':>12}"
     lines = [head]
     for name in names:
         base = {part: median("direct", "token_us", part) for part in ("p50", "p99")}
         added = [(median(name, "token_us", part) - base[part]) / 1000 for part in ("p50", "p99")]
         flag = " " if all(row["nominal"] for row in by[name]) else "!"
         lines.append(
-            f"{name:<24}{median(name, 'cpu_us_per_token'):>9.1f}{median(name, 'cpu_us_per_token') / median('nginx', 'cpu_us_per_token'):>9.2f}"
-            f"{median(name, 'tokens_per_s'):>9.0f}{flag}{sum(row['faults'] for row in by[name]):>8}{added[0]:>8.2f} ms{added[1]:>8.2f} ms"
+            f"{name:<24}{median(name, 'cpu_us_per_token'):>9.1f}"
+            f"{median(name, 'cpu_us_per_token') / median('nginx', 'cpu_us_per_token'):>9.2f}"
+            f"{median(name, 'tokens_per_s'):>9.0f}{flag}{sum(row['faults'] for row in by[name]):>8}"
+            f"{added[0]:>8.2f} ms{added[1]:>8.2f} ms"
             f"{median(name, 'abort_p99_ms'):>8.1f} ms{median(name, 'kib_per_stream'):>12.1f}"
         )
     return "\n".join(lines)

@@ -28,7 +28,19 @@ class StreamHead(web.StreamResponse):
 class ClientOutput:
     """One reader's output. `open` once the head is out; `on_drain` is called when the peer has caught up."""
 
-    __slots__ = ("_chunked", "_idle_since", "_keepalive", "_limits", "_protocol", "_stuck_since", "_transport", "blocked", "on_drain", "stuck")
+    __slots__ = (
+        "_chunked",
+        "_drainer",
+        "_idle_since",
+        "_keepalive",
+        "_limits",
+        "_protocol",
+        "_stuck_since",
+        "_transport",
+        "blocked",
+        "on_drain",
+        "stuck",
+    )
 
     def __init__(self, keepalive: bytes, limits: Streams) -> None:
         self.blocked = True
@@ -36,9 +48,10 @@ class ClientOutput:
         self.stuck = False  # given up: the peer did not read within the write deadline
         self._keepalive = keepalive
         self._limits = limits
-        self._protocol: web.RequestHandler[web.Request] | None = None
+        self._protocol: web.RequestHandler | None = None
         self._transport: asyncio.Transport | None = None
         self._stuck_since: float | None = None
+        self._drainer: asyncio.Task[None] | None = None  # held: the loop itself holds tasks only weakly
         self._idle_since = 0.0
         self._chunked = True
 
@@ -70,7 +83,7 @@ class ClientOutput:
     def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         self._stuck_since = loop.time()
-        loop.create_task(self._drain())
+        self._drainer = loop.create_task(self._drain())
 
     async def _drain(self) -> None:
         assert self._protocol is not None

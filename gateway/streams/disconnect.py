@@ -6,6 +6,8 @@ from config.reader import parse_on_disconnect
 from config.schema import OnDisconnect
 
 
-def choose(request: OnDisconnect | None, route: OnDisconnect | None, default: OnDisconnect | None, protocol: str) -> OnDisconnect:
+def choose(
+    request: OnDisconnect | None, route: OnDisconnect | None, default: OnDisconnect | None, protocol: str
+) -> OnDisconnect:
     """The most particular word counts: the request's, the route's, the configuration's, the protocol's."""
     return request or route or default or parse_on_disconnect(protocol)

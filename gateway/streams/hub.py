@@ -63,6 +63,7 @@ class Hub:
             producer.stop(state, by=by, reason=reason, finish="cancelled")
         else:
             code = ErrorCode.NODE_LOST if state is State.NODE_LOST else ErrorCode.SHED
-            text = "another node declared this stream lost" if state is State.NODE_LOST else "the gateway is shutting down"
+            lost = state is State.NODE_LOST
+            text = "another node declared this stream lost" if lost else "the gateway is shutting down"
             producer.stop(state, by=by, reason=text, finish="error", error=BackendError(code, text))
         return producer.stream.receipt

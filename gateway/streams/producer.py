@@ -1,7 +1,7 @@
 """One producer per stream: takes the backend's bytes, keeps the transcript, feeds the readers, ends the stream once.
 
-It is the transport's Sink: `head`, `data`, `eof` and `lost` are called synchronously from the socket's callback. Everything
-from the first byte to the terminal state happens without a task switch, so a cancel can never land in the middle.
+It is the transport's Sink: `head`, `data`, `eof` and `lost` are called synchronously from the socket's callback.
+Everything from the first byte to the terminal state happens without a task switch, so no cancel lands in the middle.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Producer:
         self._paused = False
         self._grace: asyncio.TimerHandle | None = None
 
-    # -- from the gateway -------------------------------------------------------------------------------------------------
+    # -- from the gateway ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Ask the backend. Returns at once; failures arrive as the stream's ending."""
@@ -114,7 +114,7 @@ class Producer:
         finish: FinishReason | None = None,
         error: BackendError | None = None,
     ) -> bool:
-        """Every ending goes through here: terminal state, upstream closed, readers told, `on_end`. True for the first."""
+        """Every ending goes through here: terminal state, upstream closed, readers told. True for the first."""
         if not self.stream.end(state, self._loop.time(), by=by, reason=reason, finish=finish, error=error):
             return False
         self._close_upstream(drain=state is State.COMPLETED)
@@ -142,7 +142,7 @@ class Producer:
         """How the stream ended, for the readers' last frame."""
         return ending(self.stream, self.tap, self.plan.prompt_chars)
 
-    # -- from the transport (Sink) ----------------------------------------------------------------------------------------
+    # -- from the transport (Sink) -------------------------------------------------------------------------------------
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         """The response head. Anything but 200 is collected as a refusal."""
@@ -205,8 +205,11 @@ class Producer:
             self._refused()
             return
         self._flush_rest()
+        self._judge_end()
+
+    def _judge_end(self) -> None:
         if self.stream.state.terminal:
-            return
+            return  # the rest held the ending
         self.tap.eof()
         if self.tap.done or self.tap.failure is not None:
             self._conclude()
@@ -237,7 +240,7 @@ class Producer:
             state = State.TIMED_OUT
         self.stop(state, by=by, reason=error.message, finish="error", error=error)
 
-    # -- back-pressure ----------------------------------------------------------------------------------------------------
+    # -- back-pressure -------------------------------------------------------------------------------------------------
 
     def _press_back(self) -> None:
         """Pause the backend only when even the fastest reader is half a transcript behind."""

@@ -97,7 +97,7 @@ class Reader:
             self.flush()
 
     def _fell_behind(self) -> None:
-        error = BackendError(ErrorCode.TRANSCRIPT_FULL, "the client read too slowly: what it needs next is no longer held")
+        error = BackendError(ErrorCode.TRANSCRIPT_FULL, "the client read too slowly: what it needs next is gone")
         ending = Ending(finish="error", usage=Usage(), usage_estimated=True, tokens=0, error=error)
         self._close(ending, False)
 

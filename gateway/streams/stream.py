@@ -1,4 +1,4 @@
-"""One stream: identity, state table, counters. Pure: the clock is an argument (monotonic seconds unless said otherwise).
+"""One stream: identity, state table, counters. Pure: the clock is an argument (monotonic seconds unless said).
 
 Law: exactly one terminal state, set by `end`, which returns True to exactly one caller.
 """

@@ -65,7 +65,10 @@ class Passthrough(View):
             self._failed = True
         if b"[DONE]" in block or (self._hide_usage and b'"usage"' in block and _USAGE.search(block)):
             return self._filtered(block)
-        self.frames += self._count(block)
+        if self._sse and b"\r" not in block:
+            self.frames += block.count(b"\n\n")
+        else:
+            self.frames += self._count(block)
         return block
 
     def _count(self, block: bytes) -> int:

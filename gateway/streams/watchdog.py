@@ -25,7 +25,7 @@ class Watched(Protocol):
 
 
 def verdict(stream: Stream, limits: Streams, now: float, *, paused: bool) -> str | None:
-    """Why the stream must end now, or None. `paused`: its readers hold the backend back, so silence is not its fault."""
+    """Why the stream must end now, or None. `paused`: readers hold the backend back, so silence is not its fault."""
     if now - stream.accepted >= limits.total_timeout:
         return f"the stream took longer than {limits.total_timeout:g} s in total"
     if stream.first_token is None:

@@ -216,10 +216,13 @@ async def test_a_failure_before_the_first_byte_keeps_its_status() -> None:
             body = await answer.json()
         assert (answer.status, answer.headers["Retry-After"]) == (429, "7")
         assert "slow" in body["error"]["message"]
-    async with running(config_for("http://127.0.0.1:9")) as gateway, client(gateway) as session:
-        async with session.post("/api/streaming/chat", json=ASK) as answer:
-            assert answer.status == 502
-            assert (await answer.json())["error"]["code"] == "upstream_error"
+    async with (
+        running(config_for("http://127.0.0.1:9")) as gateway,
+        client(gateway) as session,
+        session.post("/api/streaming/chat", json=ASK) as answer,
+    ):
+        assert answer.status == 502
+        assert (await answer.json())["error"]["code"] == "upstream_error"
 
 
 async def test_a_vanished_client_stops_the_backend() -> None:
