@@ -23,6 +23,7 @@ from backends.contract.events import (
     ToolCallDelta,
     Usage,
 )
+from backends.contract.likeness import Likeness
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 from backends.tap import DecoderTap
@@ -196,7 +197,14 @@ class OpenAITap(DecoderTap):
     quotes are escaped. `chars` stays 0: it is not cheaply known here.
     """
 
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder)
+        self._likeness = Likeness()
+
     def feed(self, block: bytes) -> None:
+        if self._likeness.same(block) and not self.done and self.failure is None:
+            self.tokens += 1
+            return
         if (
             b'"finish_reason":"' in block
             or b'"error"' in block
@@ -209,6 +217,8 @@ class OpenAITap(DecoderTap):
             self._read(block)
             return
         tokens = block.count(b'"content":"') - block.count(b'"content":""')
+        if tokens == 1 and b'"reason' not in block and b'"function' not in block:
+            self._likeness.learn(block)
         if b'"reason' in block:
             tokens += _filled(block, b'"reasoning_content":"') or _filled(block, b'"reasoning":"')
         if b'"function":{' in block:

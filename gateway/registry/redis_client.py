@@ -77,7 +77,9 @@ def _sentinel(url: str, options: dict[str, Any]) -> Client:
     if not service:
         raise ValueError("registry.url: redis+sentinel:// needs a service name: redis+sentinel://host:26379/mymaster")
     secure = {"ssl": True} if url.startswith("rediss") else {}
-    sentinel = Sentinel(_hosts(hosts, 26379), sentinel_kwargs=options | secure, **options, **secure, **user)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        _hosts(hosts, 26379), sentinel_kwargs=options | secure, **options, **secure, **user
+    )
     return sentinel.master_for(service, db=int(db or 0))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from backends.base import Decoder, Driver
 from backends.contract.framing import NdjsonFramer, SseFramer
+from backends.contract.likeness import Likeness
 from gateway.protocols.base import About, ClientProtocol, Ending
 
 # An error in the backend's own words, at the beginning of a line. Within JSON text a quote or newline is always
@@ -55,12 +56,16 @@ class Passthrough(View):
         self._split = split
         self._sse = protocol.framing == "sse"
         self._mark = b""  # a completion mark held back until the stream is known to have completed
+        self._likeness = Likeness()
         self._failed = False  # the backend has told of its failure itself
 
     def start(self) -> bytes:
         return b""
 
     def render(self, block: bytes) -> bytes:
+        if self._likeness.same(block):
+            self.frames += 1
+            return block
         if b"error" in block and _ERROR.search(block):
             self._failed = True
         if b"[DONE]" in block or (self._hide_usage and b'"usage"' in block and _USAGE.search(block)):
@@ -69,6 +74,7 @@ class Passthrough(View):
             self.frames += block.count(b"\n\n")
         else:
             self.frames += self._count(block)
+        self._likeness.learn(block)
         return block
 
     def _count(self, block: bytes) -> int:
