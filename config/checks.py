@@ -64,6 +64,8 @@ def notices(config: Config, given: Callable[[str], bool]) -> Iterator[Finding]:
     for section in ("store", "apps"):
         if given(section):
             yield Finding(section, "accepted, not used by this release")
+    if config.server.workers != 1:
+        yield Finding("server.workers", "accepted, not used by this release: one worker runs per process")
     for i, route in enumerate(config.routes):
         if route.policy not in USED_POLICIES:
             yield Finding(f"routes[{i}].policy", f"'{route.policy}' is accepted, not used by this release: weighted is")

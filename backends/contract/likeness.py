@@ -1,7 +1,7 @@
 """Whether a block is the previous content chunk over again but for its text: the token path's short cut. Pure.
 
-Chunks of one stream differ only inside one JSON string. When head and tail are the same bytes and no quote stands between
-them, the block is one frame with one non-empty piece of content and nothing else; nothing needs to be searched for.
+Chunks of one stream differ only inside one JSON string. When head and tail are the same bytes and no quote stands
+between them, the block is one frame with one non-empty piece of content and nothing else: no need to search it.
 """
 
 from __future__ import annotations
