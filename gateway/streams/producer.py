@@ -43,6 +43,7 @@ class Producer:
         self.stream = stream
         self.plan = plan
         self.transcript = Transcript(plan.limits.transcript_cap)
+        self._half = plan.limits.transcript_cap // 2  # bytes held before anybody can be that far behind
         self.tap = plan.driver.tap()
         self.readers: list[Reader] = []
         self.bytes_in = 0
@@ -176,7 +177,7 @@ class Producer:
             return
         for reader in self.readers:
             reader.push()
-        if self.transcript.size > 65536 and self.readers:
+        if self.transcript.size > self._half and self.readers:
             self._press_back()
 
     def _conclude(self) -> None:
