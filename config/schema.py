@@ -118,7 +118,7 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy = "weighted"
     on_failure: Literal["continue", "restart", "fail"] = "fail"
     on_disconnect: OnDisconnect | None = None
-    system: str = ""  # the system prompt of `onboarding-stream`, and of requests that bring none
+    system: str = ""  # the system prompt of `onboarding-stream`
 
 
 class Key(Struct, frozen=True, forbid_unknown_fields=True):

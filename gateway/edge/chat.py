@@ -112,7 +112,7 @@ class Chat:
             return head
         finally:
             services.outputs.discard(output)
-            producer.detach(reader)
+            producer.detach(reader, "the client did not read" if output.stuck else "the client disconnected")
 
     @staticmethod
     def _early_failure(producer: Producer, protocol: ClientProtocol) -> BackendError | None:

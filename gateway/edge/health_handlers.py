@@ -6,6 +6,7 @@ version of anything but the gateway. `public=False` (the admin listener) adds th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -31,9 +32,9 @@ def routes(health: Health, *, public: bool = True) -> list[web.RouteDef]:
     ]
 
 
-def answer(value: Any, status: int = 200) -> web.Response:
-    """A JSON answer that nobody caches."""
-    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+def answer(value: Any, status: int = 200, extra: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer that nobody caches; `extra` headers may be added."""
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(extra or {})}
     return web.Response(
         body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
     )

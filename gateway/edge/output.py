@@ -103,7 +103,8 @@ class ClientOutput:
         if clean and self._chunked:
             transport.write(b"0\r\n\r\n")
         else:
-            transport.close()
+            transport.close()  # sends what is buffered first, which a peer that does not read would hold up for ever
+            asyncio.get_running_loop().call_later(self._limits.write_timeout, transport.abort)
 
     def sweep(self, now: float) -> None:
         """The watchdog comes by: a keepalive for an idle client, the end for a stuck one."""

@@ -16,10 +16,11 @@ from gateway.edge.admission import caller_of
 from gateway.edge.chat import Chat, refusal_response
 from gateway.edge.connection import PublicServer, Refuse
 from gateway.edge.guards import check_target, cors_headers, preflight
+from gateway.edge.health_handlers import answer
 from gateway.edge.health_handlers import routes as health_routes
 from gateway.edge.page import page_response
 from gateway.edge.services import Services, request_id
-from gateway.edge.streams_api import json_answer, stream_routes
+from gateway.edge.streams_api import stream_routes
 from gateway.observe.health import Health
 from gateway.protocols.base import ClientProtocol
 from gateway.routing.models import ModelList
@@ -123,7 +124,7 @@ def _model_routes(services: Services, models: ModelList) -> list[web.RouteDef]:
 
     async def listing(request: web.Request) -> web.Response:
         caller_of(services, request)
-        return json_answer({"object": "list", "data": [row(*item) for item in (await models.get()).items()]})
+        return answer({"object": "list", "data": [row(*item) for item in (await models.get()).items()]})
 
     async def one(request: web.Request) -> web.Response:
         caller_of(services, request)
@@ -131,7 +132,7 @@ def _model_routes(services: Services, models: ModelList) -> list[web.RouteDef]:
         known = await models.get()
         if name not in known:
             raise BackendError(ErrorCode.UNKNOWN_MODEL, f"no model {name[:100]!r} here", param="model")
-        return json_answer(row(name, known[name]))
+        return answer(row(name, known[name]))
 
     return [web.get("/v1/models", listing), web.get("/v1/models/{model:.+}", one)]
 
@@ -183,5 +184,5 @@ def _refused(services: Services, request: web.BaseRequest, error: BackendError) 
     extra = cors_headers(services.config.server.cors, request.headers)
     if protocol is None:
         body = {"error": {"code": error.code.wire, "message": error.message, "requestId": name}}
-        return json_answer(body, error.code.status, extra)
+        return answer(body, error.code.status, extra)
     return refusal_response(protocol.failure(error, name), name, extra)

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import caller_of
+from gateway.edge.health_handlers import answer
 from gateway.edge.services import Services
 from gateway.registry.base import Entry
 from gateway.streams.stream import ID_PATTERN, Receipt
@@ -34,12 +35,6 @@ def stream_routes(services: Services) -> list[web.RouteDef]:
     return found
 
 
-def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A JSON answer that nobody caches."""
-    safe = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})}
-    return web.Response(status=status, body=msgspec.json.encode(value), headers=safe, content_type="application/json")
-
-
 def shown(found: Entry | Receipt) -> dict[str, Any]:
     """A running or ended stream as JSON."""
     if isinstance(found, Receipt):
@@ -60,12 +55,12 @@ class StreamsApi:
         """Running streams of the caller, on all nodes."""
         owner = caller_of(self._services, request).owner
         streams = [shown(entry) for entry in await self._services.registry.active(owner)]
-        return json_answer({"count": len(streams), "streams": streams})
+        return answer({"count": len(streams), "streams": streams})
 
     async def statistics(self, request: web.Request) -> web.Response:
         """Counts, rates and percentiles of the caller's streams."""
         owner = caller_of(self._services, request).owner
-        return json_answer(await self._services.registry.statistics(owner))
+        return answer(await self._services.registry.statistics(owner))
 
     async def show(self, request: web.Request) -> web.Response:
         """State while it runs, receipt afterwards."""
@@ -74,7 +69,7 @@ class StreamsApi:
         found = await self._services.registry.find(stream_id, owner) if ID_PATTERN.fullmatch(stream_id) else None
         if found is None:
             raise _unknown()
-        return json_answer(shown(found), headers={"X-Stream-State": found.state})
+        return answer(shown(found), extra={"X-Stream-State": found.state})
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Stop it, wherever it runs. Idempotent: an ended stream answers with its receipt."""
@@ -88,7 +83,7 @@ class StreamsApi:
         body: dict[str, Any] = {"streamId": stream_id, "state": result.state}
         if result.receipt is not None:
             body["receipt"] = msgspec.to_builtins(result.receipt)
-        return json_answer(body, 200 if result.outcome == "done" else 202)
+        return answer(body, 200 if result.outcome == "done" else 202)
 
 
 def _unknown() -> BackendError:

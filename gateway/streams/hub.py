@@ -24,7 +24,6 @@ class Hub:
 
     def __init__(self, finished: Callable[[Producer, Receipt], None]) -> None:
         self.running: dict[str, Producer] = {}
-        self.peak = 0
         self._finished = finished
 
     def __len__(self) -> int:
@@ -37,7 +36,6 @@ class Hub:
         """Create a stream and its producer; the caller attaches a reader and calls `start`."""
         producer = Producer(Stream(identity, now), plan, transport, self._ended)
         self.running[identity.id] = producer
-        self.peak = max(self.peak, len(self.running))
         return producer
 
     def _ended(self, producer: Producer) -> None:

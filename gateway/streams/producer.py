@@ -72,6 +72,9 @@ class Producer:
         except BackendError as error:
             self._fail(error)
             return
+        except Exception:  # a fault of ours: the client is told at once, and the loop's handler logs it
+            self._fail(BackendError(ErrorCode.INTERNAL, "the gateway could not ask the backend"))
+            raise
         if self.stream.state.terminal:
             exchange.abort()
         else:
@@ -88,8 +91,8 @@ class Producer:
         elif self.transcript.tip > reader.cursor:
             reader.push()
 
-    def detach(self, reader: Reader) -> None:
-        """A reader leaves. The last one to leave a running stream sets the disconnect policy to work."""
+    def detach(self, reader: Reader, why: str = "the client disconnected") -> None:
+        """A reader leaves, and why. The last one to leave a running stream sets the disconnect policy to work."""
         if reader in self.readers:
             self.readers.remove(reader)
         reader.abandon()
@@ -98,13 +101,13 @@ class Producer:
         self._resume()
         policy = self.plan.on_disconnect
         if policy.action == "cancel":
-            self.stop(State.CLIENT_GONE, by="client", reason="the client disconnected")
+            self.stop(State.CLIENT_GONE, by="client", reason=why)
         elif policy.action == "grace":
-            self._grace = self._loop.call_later(policy.grace, self._grace_over)
+            self._grace = self._loop.call_later(policy.grace, self._grace_over, why)
 
-    def _grace_over(self) -> None:
+    def _grace_over(self, why: str) -> None:
         if not self.readers:
-            self.stop(State.CLIENT_GONE, by="client", reason="the client disconnected and did not come back")
+            self.stop(State.CLIENT_GONE, by="client", reason=f"{why} and did not come back")
 
     def stop(
         self,

@@ -26,11 +26,6 @@ class Transcript:
         """The number the next block will have."""
         return self.base + len(self.blocks)
 
-    @property
-    def whole(self) -> bool:
-        """Whether nothing was trimmed: only then can a view be rendered from the start."""
-        return self.base == 0
-
     def append(self, block: bytes) -> None:
         """Add a block; trim the oldest ones beyond the cap (never the one just added)."""
         self.blocks.append(block)
@@ -48,9 +43,3 @@ class Transcript:
         if first == len(self.blocks) - 1:
             return [self.blocks[-1]]
         return [self.blocks[i] for i in range(first, min(first + most, len(self.blocks)))]
-
-    def clear(self) -> None:
-        """Let go of the memory; the stream is over and its replay window too."""
-        self.base = self.tip
-        self.blocks.clear()
-        self.size = 0

@@ -43,13 +43,11 @@ class Watchdog:
         self._producers = producers
         self._outputs = outputs
         self._handle: asyncio.TimerHandle | None = None
-        self.lag = 0.0  # seconds the last sweep came late: the event loop's own delay
 
     def start(self) -> None:
         """Begin sweeping."""
         loop = asyncio.get_running_loop()
-        self._due = loop.time() + SWEEP
-        self._handle = loop.call_at(self._due, self._sweep, loop)
+        self._handle = loop.call_later(SWEEP, self._sweep, loop)
 
     def stop(self) -> None:
         """No more sweeps."""
@@ -58,13 +56,11 @@ class Watchdog:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        self.lag = max(0.0, now - self._due)
         for producer in list(self._producers()):
             self._judge(producer, now)
         for output in list(self._outputs()):
             output.sweep(now)
-        self._due = now + SWEEP
-        self._handle = loop.call_at(self._due, self._sweep, loop)
+        self._handle = loop.call_later(SWEEP, self._sweep, loop)
 
     def _judge(self, producer: Producer, now: float) -> None:
         reason = verdict(producer.stream, producer.plan.limits, now, paused=producer.paused)

@@ -29,17 +29,14 @@ def test_a_trimmed_cursor_is_an_error_not_a_gap() -> None:
     for _ in range(5):
         transcript.append(b"12345")
     assert transcript.base == 3
-    assert not transcript.whole
     assert transcript.since(3, 10) == [b"12345", b"12345"]
     with pytest.raises(LookupError):
         transcript.since(2, 10)
 
 
-def test_batches_are_bounded_and_cleared_memory_is_gone() -> None:
+def test_batches_are_bounded() -> None:
     """One slow reader catching up would hold the loop for the whole transcript."""
     transcript = Transcript(1000)
     for i in range(10):
         transcript.append(b"%d" % i)
     assert transcript.since(2, 3) == [b"2", b"3", b"4"]
-    transcript.clear()
-    assert (transcript.size, transcript.tip, len(transcript.blocks)) == (0, 10, 0)
