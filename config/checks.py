@@ -7,40 +7,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Iterator
+from typing import get_args
+from urllib.parse import urlsplit
 
+from config.backend_checks import NAME, backends, keyless, url
 from config.complaints import did_you_mean
-from config.schema import Backend, Config
+from config.findings import Finding, Material
+from config.registry_checks import mortal, registry
+from config.route_checks import hidden_routes, routing
+from config.schema import ProtocolFamily
 
-# a driver's class: raises ValueError when the backend does not suit it
-DriverFactory = Callable[[str, Backend], object]
-
-USED_POLICIES = frozenset({"weighted", "ordered", "round_robin", "least_busy"})
 _TIMES = ("connect_timeout", "first_token_timeout", "no_progress", "total_timeout", "write_timeout", "keepalive")
+_COUNTS = ("max_streams", "rpm", "tpm", "user_streams", "workspace_streams")  # of keys, and of access for the rest
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_REGISTRY_SCHEMES = frozenset({"memory"}) | {
-    f"redis{s}{kind}" for s in ("", "s") for kind in ("", "+sentinel", "+cluster")
-}
-
-
-class Finding(NamedTuple):
-    """One thing seen: where, what, what to do."""
-
-    path: str
-    message: str
-    suggestion: str = ""
-
-
-class Material(NamedTuple):
-    """What the checks look at. `named`: the backends the file names, also those that could not be read."""
-
-    config: Config
-    named: frozenset[str]
-    touched: Callable[[str], bool]  # was something at or below this path complained of already?
-    drivers: Mapping[str, DriverFactory] | None
+_FAMILIES: tuple[str, ...] = get_args(ProtocolFamily)
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 
 
 def is_loopback(host: str) -> bool:
@@ -55,23 +37,24 @@ def is_loopback(host: str) -> bool:
 
 def findings(seen: Material) -> Iterator[Finding]:
     """Every complaint about a file whose single values are right."""
-    for check in (_listeners, _doors, _registry, _limits, _backends, _routes, _keys, _apps):
+    for check in (_listeners, _prefixes, _doors, registry, _limits, backends, _routes, routing, _keys, _apps):
         yield from check(seen)
 
 
-def notices(config: Config, given: Callable[[str], bool]) -> Iterator[Finding]:
-    """What is accepted and not used by this release. `given`: was something set at this path in the file?"""
+def notices(seen: Material) -> Iterator[Finding]:
+    """What is accepted, and does less than somebody may think."""
     for section in ("store", "apps"):
-        if given(section):
+        if seen.given(section):
             yield Finding(section, "accepted, not used by this release")
-    if config.server.workers != 1:
-        yield Finding("server.workers", "accepted, not used by this release: one worker runs per process")
-    for i, route in enumerate(config.routes):
-        if route.policy not in USED_POLICIES:
-            yield Finding(f"routes[{i}].policy", f"'{route.policy}' is accepted, not used by this release: weighted is")
-        if route.on_failure != "fail":
-            message = f"'{route.on_failure}' is accepted, not used by this release: fail is"
-            yield Finding(f"routes[{i}].on_failure", message)
+    if not seen.config.backends:
+        text = "none: every request will be refused"
+        yield Finding("backends", text, "add one, such as `demo: {driver: demo}`, and a route to it")
+    yield from keyless(seen)
+    yield from hidden_routes(seen)
+    yield from mortal(seen)
+    for i, key in enumerate(seen.config.keys):
+        if seen.blank(f"keys[{i}].hash"):
+            yield Finding(f"keys[{i}]", f"'{key.id}' is off: its hash is empty", "set the variable of its hash")
 
 
 def _listeners(seen: Material) -> Iterator[Finding]:
@@ -100,9 +83,19 @@ def _is_origin(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.netloc) and bare
 
 
+def _prefixes(seen: Material) -> Iterator[Finding]:
+    for family, prefix in seen.config.server.prefixes.items():
+        if family not in _FAMILIES:
+            yield Finding(f"server.prefixes.{family}", "is not a protocol family", did_you_mean(family, _FAMILIES))
+        if not _PREFIX.fullmatch(prefix):
+            hint = f"such as /{family}: letters, digits, '.', '_', '~' and '-' between slashes"
+            yield Finding(f"server.prefixes.{family}", "is not the beginning of a path", hint)
+
+
 def _doors(seen: Material) -> Iterator[Finding]:
     config = seen.config
-    open_to_all = not config.keys and not config.access.allow_anonymous
+    keys = [key for i, key in enumerate(config.keys) if not seen.blank(f"keys[{i}].hash")]
+    open_to_all = not keys and not config.access.allow_anonymous
     judged = not (seen.touched("keys") or seen.touched("access") or seen.touched("server.host"))
     if judged and open_to_all and not is_loopback(config.server.host):
         yield Finding(
@@ -119,92 +112,25 @@ def _doors(seen: Material) -> Iterator[Finding]:
         )
 
 
-def _registry(seen: Material) -> Iterator[Finding]:
-    registry, workers = seen.config.registry, seen.config.server.workers
-    scheme = registry.url.partition("://")[0]
-    if "://" not in registry.url or scheme not in _REGISTRY_SCHEMES:
-        hint = "memory://, or redis://host:6379/0 (also rediss://)"
-        yield Finding("registry.url", "is not an address of a registry", hint)
-    elif workers > 1 and scheme == "memory":
-        yield Finding(
-            "server.workers",
-            f"{workers} workers cannot share a registry in memory",
-            "set registry.url: redis://127.0.0.1:6379/0, or workers: 1",
-        )
-    if registry.lease <= 0 or registry.timeout <= 0:
-        name = "lease" if registry.lease <= 0 else "timeout"
-        yield Finding(f"registry.{name}", "must be longer than nothing")
-
-
 def _limits(seen: Material) -> Iterator[Finding]:
     config = seen.config
-    if not 1 <= config.server.workers <= 1024:
-        yield Finding("server.workers", f"{config.server.workers} is not a number of workers", "from 1 to 1024")
+    if not 0 <= config.server.workers <= 1024:
+        text = f"{config.server.workers} is not a number of workers"
+        yield Finding("server.workers", text, "from 1 to 1024, or 0 for one per core")
     if not config.server.protocols:
         yield Finding("server.protocols", "is empty: nothing would be served", "remove the line for all of them")
     for name in _TIMES:
         if getattr(config.streams, name) <= 0:
             yield Finding(f"streams.{name}", "must be longer than nothing")
-    for name in ("transcript_cap", "max_event", "max_active"):
+    for name in ("transcript_cap", "max_event", "max_active", "max_readers"):
         if getattr(config.streams, name) <= 0:
             yield Finding(f"streams.{name}", "must be more than nothing")
-    if config.server.max_body <= 0:
-        yield Finding("server.max_body", "must be more than nothing")
-    for name in ("max_streams", "max_tokens", "max_n"):
+    for name in ("max_body", "max_connections", "header_timeout", "body_timeout"):
+        if getattr(config.server, name) <= 0:
+            yield Finding(f"server.{name}", "must be more than nothing")
+    for name in (*_COUNTS, "max_tokens", "max_n", "gateway_streams", "queue_size", "max_prompt"):
         if getattr(config.access, name) < 0:
             yield Finding(f"access.{name}", "must not be negative", "0: no limit")
-
-
-def _backends(seen: Material) -> Iterator[Finding]:
-    for name, backend in seen.config.backends.items():
-        path = f"backends.{name}"
-        if not _NAME.fullmatch(name):
-            yield Finding(path, f"{name!r} is not a name", "letters, digits, '.', '_' and '-', at most 64")
-        yield from _url(f"{path}.url", backend.url)
-        if backend.max_connections < 0:
-            yield Finding(f"{path}.max_connections", "must not be negative", "0: no limit")
-        for header, value in backend.headers.items():
-            if not header.isascii() or any(c in header + value.reveal() for c in "\r\n\0"):
-                yield Finding(f"{path}.headers", "a name or value that no header may have", "one line of text each")
-        if seen.drivers is not None:
-            yield from _driver(path, name, backend, seen.drivers)
-
-
-def _url(path: str, url: str) -> Iterator[Finding]:
-    """An address of a backend or app. Never shown: it may hold what it should not."""
-    if not url:
-        return
-    parts = _split(url)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        yield Finding(path, "is not an http or https address", "for example http://127.0.0.1:11434")
-    elif "@" in parts.netloc:
-        yield Finding(path, "holds credentials", "move them to api_key or headers, filled from ${ENV}")
-    elif parts.query or parts.fragment or any(c.isspace() for c in url):
-        yield Finding(path, "has a query, a fragment or blanks", "give scheme, host and, if need be, a path")
-
-
-def _split(url: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(url)
-        return parts if parts.port is None or parts.port > 0 else None
-    except ValueError:
-        return None
-
-
-def _driver(path: str, name: str, backend: Backend, drivers: Mapping[str, DriverFactory]) -> Iterator[Finding]:
-    factory = drivers.get(backend.driver)
-    if factory is None:
-        message = f"there is no driver '{backend.driver}'"
-        yield Finding(f"{path}.driver", message, did_you_mean(backend.driver, drivers))
-        return
-    if getattr(factory, "needs_key", False) and not backend.api_key:
-        variable = re.sub(r"\W", "_", name).upper() + "_API_KEY"
-        yield Finding(f"{path}.api_key", f"'{backend.driver}' needs a key", f'api_key: "${{{variable}}}"')
-        return
-    try:
-        factory(name, backend)
-    except ValueError as problem:
-        yield Finding(path, str(problem))
 
 
 def _routes(seen: Material) -> Iterator[Finding]:
@@ -214,6 +140,8 @@ def _routes(seen: Material) -> Iterator[Finding]:
             yield Finding(f"{path}.model", "is empty", 'name a model, a glob such as "gpt-*", or "*" for all')
         if not route.to and not seen.touched(f"{path}.to"):
             yield Finding(f"{path}.to", "leads nowhere", "name a backend")
+        if route.max_streams < 0:
+            yield Finding(f"{path}.max_streams", "must not be negative", "0: no limit")
         for j, target in enumerate(route.to):
             at = f"{path}.to[{j}]"
             if target.backend not in seen.named:
@@ -228,18 +156,20 @@ def _keys(seen: Material) -> Iterator[Finding]:
     first: dict[str, int] = {}
     for i, key in enumerate(seen.config.keys):
         path = f"keys[{i}]"
-        if not _NAME.fullmatch(key.id):
+        if not NAME.fullmatch(key.id):
             yield Finding(f"{path}.id", "is not a name", "letters, digits, '.', '_' and '-', at most 64")
         if not key.owner:
             yield Finding(f"{path}.owner", "is empty", "whoever the streams of this key belong to")
-        if not _HASH.fullmatch(key.hash):
+        blank = seen.blank(f"{path}.hash")
+        if not blank and not _HASH.fullmatch(key.hash):
             hint = "`headgate keys create` prints the entry; the key itself does not belong here"
             yield Finding(f"{path}.hash", "is not sha256: and 64 hexadecimal digits", hint)
-        if key.max_streams < 0:
-            yield Finding(f"{path}.max_streams", "must not be negative", "0: no limit")
+        for name in _COUNTS:
+            if getattr(key, name) < 0:
+                yield Finding(f"{path}.{name}", "must not be negative", "0: no limit")
         for what, value in (("id", key.id), ("hash", key.hash)):
             other = first.setdefault(f"{what} {value}", i)
-            if other != i:
+            if other != i and value:
                 yield Finding(f"{path}.{what}", f"the same as that of keys[{other}]", "give each key its own")
 
 
@@ -248,4 +178,4 @@ def _apps(seen: Material) -> Iterator[Finding]:
         path = f"apps[{i}]"
         if not app.path.startswith("/"):
             yield Finding(f"{path}.path", "does not start with '/'")
-        yield from _url(f"{path}.url", app.url or "nowhere")
+        yield from url(f"{path}.url", app.url or "nowhere")

@@ -38,10 +38,13 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(c) for c in self.complaints))
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A suggestion for a word that is not one of `known`, if one of them is near."""
+    near = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.6)
+    return f"did you mean '{near[0]}'?" if near else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion for a word that is not one of `known`: the nearest, or else what there is."""
     names = sorted(known)
-    near = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
-    return f"known: {', '.join(names)}" if names else ""
+    return nearest(word, names) or (f"known: {', '.join(names)}" if names else "")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
-from config.schema import Config, OnDisconnect, Target
+from config.schema import Config, Hedge, Match, OnDisconnect, Route, Target
 from config.values import Duration, Secret, Size
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -34,6 +34,13 @@ def _struct(kind: type[Struct]) -> dict[str, Any]:
     }
     if kind.__doc__:
         schema["description"] = " ".join(kind.__doc__.split())
+    if kind is Route:
+        schema["properties"]["model"] = {
+            "anyOf": [_SCALARS[str], {"type": "array", "minItems": 1, "items": _SCALARS[str]}]
+        }
+    if kind is Match:
+        for name in ("key", "owner", "user", "workspace"):
+            schema["properties"][name] = {"anyOf": [schema["properties"][name], _SCALARS[str]]}
     required = [info.encode_name for info in known if info.required]
     return schema | ({"required": required} if required else {})
 
@@ -61,11 +68,13 @@ def _type(kind: Any) -> dict[str, Any]:
         return {"anyOf": [{"enum": list(arguments)}, _ENV]}
     if kind is OnDisconnect:
         return _on_disconnect()
+    if kind is Hedge:
+        return {"anyOf": [_SCALARS[Duration], {"type": "string", "pattern": r"^p[1-9]\d?$"}]}
     return _struct(kind) if _is_struct(kind) else _SCALARS[kind]
 
 
 def _is_struct(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Struct) and kind is not OnDisconnect
+    return isinstance(kind, type) and issubclass(kind, Struct) and kind not in (Hedge, OnDisconnect)
 
 
 def _targets() -> dict[str, Any]:
@@ -84,6 +93,7 @@ _SCALARS: dict[Any, dict[str, Any]] = {
     Any: {},
     str: {"type": ["string", "number", "boolean"]},
     int: {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^[-+]?\d+$"}, _ENV]},
+    float: {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\d+(\.\d+)?$"}, _ENV]},
     bool: {"anyOf": [{"type": "boolean"}, {"enum": ["true", "false", "yes", "no", "on", "off"]}, _ENV]},
     type(None): {"type": "null"},
     Secret: {"type": ["string", "number", "boolean"]},

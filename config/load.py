@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from config.checks import DriverFactory, Finding, Material, findings, notices
+from config.checks import findings, notices
 from config.complaints import Complaint, ConfigError
+from config.findings import DriverFactory, Finding, Material
 from config.reader import BAD, Reader
 from config.schema import Backend, Config, Route, Target
 from config.yaml_source import MAX_BYTES, Mapped, Node, parse
@@ -65,10 +67,9 @@ def load_text(
     """
     reading = _Reading(name)
     node = parse(text, env, reading.complain)
-    config = Config() if node is None else reading.tree(node, drivers)
+    config = reading.tree(Mapped(1, {}) if node is None and not reading.complaints else node, drivers)
     complaints = tuple(sorted(reading.complaints, key=lambda c: c.line))
-    seen = () if node is None or not isinstance(config, Config) else reading.notices(config, node)
-    return Loaded(config if isinstance(config, Config) and not complaints else None, complaints, tuple(seen))
+    return Loaded(None if complaints else config, complaints, tuple(reading.notices))
 
 
 def demo_config() -> Config:
@@ -82,6 +83,7 @@ class _Reading:
     def __init__(self, name: str) -> None:
         self._name = name
         self.complaints: list[Complaint] = []
+        self.notices: list[Complaint] = []
         self._reader = Reader(self.complain)
 
     def complain(self, line: int, path: str, message: str, suggestion: str) -> None:
@@ -89,26 +91,28 @@ class _Reading:
         if complaint not in self.complaints:  # an alias shows the same line twice
             self.complaints.append(complaint)
 
-    def tree(self, node: Node, drivers: Mapping[str, DriverFactory] | None) -> Config | None:
+    def tree(self, node: Node | None, drivers: Mapping[str, DriverFactory] | None) -> Config | None:
         """The tree, checked as far as it could be read; None when the root is no mapping."""
-        config = self._reader.struct(Config, node, "")
-        if config is BAD or not isinstance(config, Config):
+        config = BAD if node is None else self._reader.struct(Config, node, "")
+        if not isinstance(node, Mapped) or not isinstance(config, Config):
             return None
-        named = _named_backends(node)
-        for finding in list(findings(Material(config, named, self._touched, drivers))):
-            if not self._touched(finding.path):
+        blank, given = self._reader.blank.__contains__, node.entries.__contains__
+        seen = Material(config, _named_backends(node), self._touched, drivers, blank, given)
+        for finding in list(findings(seen)):
+            if not self._touched(finding.path) and not self._unread(finding.path):
                 self.complain(self._line(finding.path), *finding)
-        return config
-
-    def notices(self, config: Config, node: Node) -> list[Complaint]:
-        given = node.entries if isinstance(node, Mapped) else {}
-        return [self._notice(finding) for finding in notices(config, lambda path: path in given)]
+        self.notices = [self._notice(finding) for finding in notices(seen)]
+        return replace(config, keys=tuple(k for i, k in enumerate(config.keys) if not blank(f"keys[{i}].hash")))
 
     def _notice(self, finding: Finding) -> Complaint:
         return Complaint(self._name, self._line(finding.path), *finding)
 
     def _touched(self, path: str) -> bool:
         return any(c.path == path or c.path.startswith((path + ".", path + "[")) for c in self.complaints)
+
+    def _unread(self, path: str) -> bool:
+        """Whether it is of something that could not be read, so that a stand-in was looked at."""
+        return any(path == bad or path.startswith((bad + ".", bad + "[")) for bad in self._reader.unread)
 
     def _line(self, path: str) -> int:
         """The line of a path, or of the nearest one above it that the file has."""

@@ -5,47 +5,56 @@ Law: one bad value costs one complaint; reading goes on with the default, so tha
 
 from __future__ import annotations
 
-import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal
 
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 
-from config.complaints import did_you_mean
-from config.schema import OnDisconnect, Target
-from config.values import Duration, Secret, Size
+from config.complaints import did_you_mean, nearest
+from config.scalars import PARSERS, parse_boolean
+from config.schema import Route, Target
+from config.stand_ins import stand_in
 from config.yaml_source import Complain, Entry, Mapped, Node, Scalar, Sequence
 
 BAD: Final = object()  # a value that could not be read; it has been complained of
 
-_INTEGER = re.compile(r"[-+]?\d{1,18}")
-_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _KIND = {Scalar: "a single value", Sequence: "a list", Mapped: "a mapping"}
 
 
 class Reader:
-    """Reads one file. `lines` holds the line of every path read, for those who check afterwards."""
+    """Reads one file. For those who check afterwards: `lines` holds the line of every path read, `unread` the paths
+    that hold a stand-in, `blank` those the environment left empty where the file allows it (`${NAME:-}`)."""
 
     def __init__(self, complain: Complain) -> None:
         self._complain = complain
         self.lines: dict[str, int] = {}
+        self.unread: set[str] = set()
+        self.blank: set[str] = set()
 
     def struct(self, kind: type[Struct], node: Node, path: str) -> Any:
-        """A struct, or BAD when a required field is missing or unreadable."""
+        """A struct, with stand-ins for required fields that are missing or unreadable; BAD when it is no mapping."""
         if not isinstance(node, Mapped):
             return self._wrong(node, path, "a mapping of settings")
+        if kind is Route:
+            node = _aliased(node)
         known = {info.encode_name: info for info in fields(kind)}
-        for name, entry in node.entries.items():
-            if name not in known:
-                hint = did_you_mean(name, known)
-                self._complain(entry.line, below(path, name), f"'{name}' is not a setting here", hint)
+        self._unknown(node, known, path)
         values = {name: self._field(info, node, below(path, name)) for name, info in known.items()}
-        if BAD in values.values():
-            return BAD
+        for name in [name for name, value in values.items() if value is BAD]:
+            self.unread.add(below(path, name))
+            values[name] = stand_in(known[name].type)
         return kind(**{name: value for name, value in values.items() if value is not NODEFAULT})
+
+    def _unknown(self, node: Mapped, known: Iterable[str], path: str) -> None:
+        """Settings that do not exist. What there is, is listed once."""
+        listed = False
+        for name in [name for name in node.entries if name not in known]:
+            hint = nearest(name, known) or ("" if listed else did_you_mean(name, known))
+            listed = listed or hint.startswith("known")
+            self._complain(node.entries[name].line, below(path, name), f"'{name}' is not a setting here", hint)
 
     def _field(self, info: FieldInfo, node: Mapped, path: str) -> Any:
         """The field's value; NODEFAULT when the struct's own default is to be used; BAD."""
@@ -74,21 +83,28 @@ class Reader:
             return self._dict(typing.get_args(kind)[1], node, path)
         if origin is Literal:
             return self._choice(typing.get_args(kind), node, path)
-        if kind is OnDisconnect:
-            return self._scalar(node, path, parse_on_disconnect)
-        if isinstance(kind, type) and issubclass(kind, Struct):
-            return self.struct(kind, node, path)
-        return self._scalar(node, path, _PARSERS[kind])
+        if kind in PARSERS:
+            return self._scalar(node, path, PARSERS[kind])
+        return self.struct(kind, node, path)
 
     def _list(self, kind: Any, node: Node, path: str) -> Any:
         if kind is Target and not isinstance(node, Sequence):
-            target = self._target(node, path)
-            return BAD if target is BAD else (target,)
+            node = Sequence(node.line, (node,))  # `to: a` is short for `to: [a]`
+        if (
+            kind is str
+            and isinstance(node, Scalar)
+            and node.tag != "null"
+            and path.rpartition(".")[0].endswith(".match")
+        ):
+            node = Sequence(node.line, (node,))  # `key: web` is short for `key: [web]`
         if not isinstance(node, Sequence):
             return self._wrong(node, path, "a list")
         read = self._target if kind is Target else lambda item, at: self.value(kind, item, at)
         values = [read(item, f"{path}[{i}]") for i, item in enumerate(node.items)]
-        return tuple(value for value in values if value is not BAD)
+        for i in [i for i, value in enumerate(values) if value is BAD]:
+            self.unread.add(f"{path}[{i}]")  # and the others keep their places
+            values[i] = stand_in(kind)
+        return tuple(values)
 
     def _target(self, node: Node, path: str) -> Any:
         """A target of a route; a bare name is short for `{backend: name}`."""
@@ -113,8 +129,7 @@ class Reader:
             return node.text
         if not isinstance(node, Scalar):
             return self._wrong(node, path, "one of " + ", ".join(choices))
-        hint = did_you_mean(node.text, choices)
-        self._complain(node.line, path, f"{node.shown} is not one of {', '.join(choices)}", hint)
+        self._complain(node.line, path, f"{node.shown} is not one of {', '.join(choices)}", nearest(node.text, choices))
         return BAD
 
     def _scalar(self, node: Node, path: str, parse: Callable[[str], Any]) -> Any:
@@ -123,6 +138,8 @@ class Reader:
         if node.tag == "null":
             self._complain(node.line, path, "has no value", "give one, or remove the line")
             return BAD
+        if not node.text and ":-}" in node.shown:
+            self.blank.add(path)
         try:
             return parse(node.text)
         except (ValueError, OverflowError) as problem:
@@ -133,6 +150,7 @@ class Reader:
 
     def _untyped(self, node: Node, path: str) -> Any:
         """`options` of a backend: plain YAML, decoded by the driver."""
+        self.lines[path] = node.line
         if isinstance(node, Mapped):
             return {name: self._untyped(entry.value, below(path, name)) for name, entry in node.entries.items()}
         if isinstance(node, Sequence):
@@ -149,35 +167,21 @@ def below(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def parse_on_disconnect(text: str) -> OnDisconnect:
-    """`cancel`, `continue`, `grace 30s` (also `grace=30s`, as the header has it). Raises ValueError."""
-    word, _, rest = text.strip().replace("=", " ", 1).partition(" ")
-    if word == "grace" and rest:
-        return OnDisconnect("grace", Duration.parse(rest.strip()))
-    if word == "cancel" and not rest:
-        return OnDisconnect("cancel")
-    if word == "continue" and not rest:
-        return OnDisconnect("continue")
-    raise ValueError(f"expected cancel, continue or a grace such as 'grace 30s', got {text[:60]!r}")
-
-
-def _integer(text: str) -> int:
-    if not _INTEGER.fullmatch(text.strip()):
-        raise ValueError(f"expected a whole number, got {text!r}")
-    return int(text)
-
-
-def _boolean(text: str) -> bool:
-    if text.strip().lower() not in _BOOLS:
-        raise ValueError(f"expected true or false, got {text!r}")
-    return _BOOLS[text.strip().lower()]
+def _aliased(route: Mapped) -> Mapped:
+    """`model: [a, b]` as `model: a` and `aliases: [b]`."""
+    model = route.entries.get("model")
+    if model is None or not isinstance(model.value, Sequence) or not model.value.items or "aliases" in route.entries:
+        return route
+    first, rest = model.value.items[0], model.value.items[1:]
+    others = Entry(model.line, Sequence(model.value.line, rest))
+    return Mapped(route.line, {**route.entries, "model": Entry(model.line, first), "aliases": others})
 
 
 def _untyped_scalar(node: Scalar) -> Any:
     if node.tag == "null":
         return None
     if node.tag == "bool":
-        return _boolean(node.text)
+        return parse_boolean(node.text)
     try:
         if node.tag == "int":
             return int(node.text.replace("_", ""), 0)
@@ -190,13 +194,3 @@ def _is_empty(node: Node, kind: Any) -> bool:
     """`backends:` with every entry commented out means none, as if the line were not there."""
     container = typing.get_origin(kind) in (tuple, dict) or (isinstance(kind, type) and issubclass(kind, Struct))
     return container and isinstance(node, Scalar) and node.tag == "null"
-
-
-_PARSERS: dict[Any, Callable[[str], Any]] = {
-    str: str,
-    int: _integer,
-    bool: _boolean,
-    Duration: Duration.parse,
-    Size: Size.parse,
-    Secret: Secret,
-}

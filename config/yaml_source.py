@@ -202,9 +202,9 @@ class _Converter:
             value = self._env.get(match[1])
             if match[2] is not None:
                 return value or match[3]
-            if value is None:
+            if not value:
                 name = match[1]
-                message = f"the environment variable {name} is not set"
+                message = f"the environment variable {name} is {'not set' if value is None else 'empty'}"
                 self._complain(line, path, message, f"set it, or give a default: ${{{name}:-…}}")
             return value or ""
 
