@@ -14,6 +14,8 @@ from msgspec import Struct
 
 from backends.contract.errors import BackendError
 from backends.contract.events import Event, FinishReason, Usage
+from backends.contract.fit import Feature
+from backends.contract.likeness import Likeness
 from backends.contract.request import ChatRequest
 from config.schema import Backend
 
@@ -58,10 +60,16 @@ class Tap(ABC):
     finish: FinishReason | None = None
     usage: Usage | None = None
     failure: BackendError | None = None
+    estimated: bool = False  # `usage` is partly our own estimate
+    likeness: Likeness  # learns from what was fed; blocks it knows need not be fed, but counted by `plain`
 
     @abstractmethod
     def feed(self, block: bytes) -> None:
         """Count a block of complete frames."""
+
+    def plain(self) -> None:
+        """Count a block that `likeness` says is text. `chars` is for answers whose tokens were not counted."""
+        self.tokens += 1
 
     def eof(self) -> None:  # noqa: B027 - most dialects have a marker of their own and need no more
         """The body ended by its framing."""
@@ -93,8 +101,12 @@ class Driver(ABC):
     dialect: str
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
     default_url: ClassVar[str] = ""  # empty: `url` is required
-    needs_key: ClassVar[bool] = False  # api_key must be set
+    needs_key: ClassVar[bool] = False  # at `default_url` nothing is answered without an api_key
     keepalive: ClassVar[bool] = True  # may connections be reused
+    expresses: ClassVar[frozenset[Feature]] = frozenset()  # see backends.contract.fit
+    ignores: ClassVar[frozenset[Feature]] = frozenset()  # of these: taken without complaint, and not understood
+    continues: ClassVar[str] = ""  # how it goes on with a half-finished answer, for people; empty: it cannot
+    limit: str = ""  # what an OpenAI-compatible server calls max_tokens; empty: that
 
     def __init__(self, name: str, backend: Backend) -> None:
         """Raises ValueError with a sentence when `backend` (its `options` included) does not suit this driver."""
@@ -106,10 +118,51 @@ class Driver(ABC):
     def prepare(self, request: ChatRequest) -> HttpRequest:
         """The request in this backend's dialect, streaming. `request.model` is already the backend's name for it."""
 
+    def drops(self, request: ChatRequest) -> tuple[str, ...]:
+        """What `prepare` leaves out of, or changes in, a request that was fitted to this driver, in words for people:
+        what cannot go together here, or goes only up to a bound."""
+        return ()
+
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
         """Passthrough: a client's body of the same dialect (decoded JSON, unknown fields and all), its model replaced,
         `stream` set. Raises NotImplementedError where no client protocol speaks this dialect."""
         raise NotImplementedError(self.dialect)
+
+    def speaking(self, dialect: str) -> Driver | None:
+        """This backend through the API of its own whose dialect is `dialect` (its own `forward`, `decoder`, `tap`,
+        `framing`), so that a client of that dialect gets Passthrough; None: it has none, Transcode. Built once, not per
+        request."""
+        return self if dialect == self.dialect else None
+
+    def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
+        """The request that goes on with an answer of which `so_far` was given (after `reasoning`): the model's next
+        token is what follows `so_far`, and nothing of it comes again. None: this API or model cannot, or not exactly
+        with such a text. See `continues`."""
+        return None
+
+    def load(self) -> HttpRequest | None:
+        """The call that tells how many requests the backend has now; None: it does not say."""
+        return None
+
+    def read_load(self, body: bytes) -> int:
+        """Requests it works on and those that wait there, of a `load` answer. Raises ValueError when it holds none."""
+        raise ValueError("no load")
+
+    def embed(self, body: dict[str, Any], model: str) -> HttpRequest | None:
+        """The embeddings call for an OpenAI-shaped body (`input`, ...); None: it cannot embed."""
+        return None
+
+    def read_embeddings(self, body: bytes) -> tuple[list[list[float]], Usage]:
+        """Vectors, in order, and usage of an `embed` answer. Raises ValueError when it holds none."""
+        raise ValueError("no embeddings")
+
+    def count(self, request: ChatRequest) -> HttpRequest | None:
+        """The call that counts a request's prompt tokens without generating; None: it has none."""
+        return None
+
+    def read_count(self, body: bytes) -> int:
+        """Prompt tokens of a `count` answer. Raises ValueError when it holds none."""
+        raise ValueError("no count")
 
     @abstractmethod
     def decoder(self) -> Decoder:

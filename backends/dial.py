@@ -120,8 +120,11 @@ class Dialer:
         return addresses
 
 
-def tune(transport: asyncio.BaseTransport) -> None:
-    """No Nagle, and dead peers noticed within a minute. Options a platform lacks are left out."""
+def tune(transport: asyncio.BaseTransport, *, send_buffer: int = 0) -> None:
+    """No Nagle, and dead peers noticed within a minute. Options a platform lacks are left out.
+
+    `send_buffer` in bytes bounds what the kernel holds for a peer that does not read; 0 leaves it to the kernel.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None:
         return
@@ -129,6 +132,8 @@ def tune(transport: asyncio.BaseTransport) -> None:
     for name, value in (*_KEEPALIVE, ("TCP_USER_TIMEOUT", _USER_TIMEOUT_MS)):
         if hasattr(socket, name):
             options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    if send_buffer:
+        options.append((socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer))
     for level, option, value in options:
         with contextlib.suppress(OSError):  # a peer that is gone already; the first read will say so
             sock.setsockopt(level, option, value)

@@ -14,22 +14,54 @@ from backends import wire
 from backends.base import Decoder, HttpRequest, Tap
 from backends.base import Driver as BaseDriver
 from backends.contract.errors import BackendError
+from backends.contract.events import Usage
+from backends.contract.fit import Feature
 from backends.contract.refusal import refused
-from backends.contract.request import ChatRequest, ImagePart, Message, Part, TextPart, Tool
-from backends.openai_stream import OpenAIDecoder, OpenAITap
+from backends.contract.request import ChatRequest
+from backends.openai_body import chat_body
+from backends.openai_completions import Completions, streaming
+from backends.openai_embeddings import read_embeddings
+from backends.openai_responses import Responses
+from backends.openai_stream import OpenAIDecoder
+from backends.tap import DecoderTap
 from config.schema import Backend
 
 _HOME = "https://api.openai.com"
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True):
-    """`done_marker` False: the server ends after its finish reason without `[DONE]` (transformers serve).
+    """`done_marker` True: only `[DONE]` ends an answer; False: the end of the body after a finish reason does too;
+    unset: only where finish reason and usage came in one chunk, as transformers serve ends.
     `max_tokens_field`: the limit's name there; empty: `max_completion_tokens` at OpenAI, else `max_tokens`.
-    `body`: fields added to every request (the client's own win)."""
+    `body`: fields added to every request (the client's own win). `completions` False: the server has no
+    `/completions`, so clients of that API are answered by chat; `responses` False: likewise `/responses`.
+    `continue_answers` True: the server goes on with a last message of the assistant (by `continue_final_message`, which
+    servers that just do may ignore), so that answers broken off elsewhere can be completed there."""
 
-    done_marker: bool = True
+    done_marker: bool | None = None
     max_tokens_field: str = ""
     body: dict[str, Any] = {}
+    completions: bool = True
+    responses: bool = True
+    continue_answers: bool = False
+
+
+# What chat completions have no place for. `n`: one choice is read when an answer is translated. `metadata`: refused by
+# OpenAI unless the answer is stored there.
+_FOREIGN = frozenset(
+    {
+        Feature.CACHE_CONTROL,
+        Feature.CHOICES,
+        Feature.EXTRA,
+        Feature.FILE_URLS,
+        Feature.HOSTED_TOOLS,
+        Feature.METADATA,
+        Feature.OTHER_PARTS,
+        Feature.REASONING_BUDGET,
+        Feature.STORED_TURNS,
+        Feature.TOOL_ERRORS,
+    }
+)
 
 
 class Driver(BaseDriver):
@@ -37,34 +69,64 @@ class Driver(BaseDriver):
 
     dialect = "openai"
     default_url: ClassVar[str] = f"{_HOME}/v1"
+    needs_key: ClassVar[bool] = True
+    expresses: ClassVar[frozenset[Feature]] = frozenset(Feature) - _FOREIGN - {Feature.REASONING_HISTORY, Feature.TOP_K}
+    history: ClassVar[str] = ""  # the field of assistant turns that takes their reasoning; empty: there is none
+    has_responses: ClassVar[bool] = True  # whether such servers have OpenAI's Responses API
+    continues: ClassVar[str] = "with options.continue_answers: true"
     prefix: ClassVar[str] = ""  # between the base URL and `/chat/completions`
 
     def __init__(self, name: str, backend: Backend) -> None:
         super().__init__(name, backend)
         self.options = wire.options(name, backend, Options)
+        said = self.options.done_marker
+        self.done_marker = True if said is None and backend.repairs.get("done_marker") is False else said
         self.secrets = wire.secrets_of(backend)
         home = "max_completion_tokens" if self.url.startswith(_HOME) else "max_tokens"
-        self._limit = self.options.max_tokens_field or home
+        self.limit = self.options.max_tokens_field or home
+        self._siblings = self.siblings()
+
+    def siblings(self) -> dict[str, BaseDriver]:
+        """This server's other APIs by their dialect. Called once, when the driver is made."""
+        post, fail, extra = self._post, self.failure, self.options.body
+        made: list[BaseDriver] = []
+        if self.options.completions:
+            done = self.done_marker
+            made.append(Completions(self.name, self.backend, post, fail, extra, done_marker=done))
+        if self.options.responses and self.has_responses:
+            made.append(Responses(self.name, self.backend, post, fail, extra))
+        return {sibling.dialect: sibling for sibling in made}
+
+    def speaking(self, dialect: str) -> BaseDriver | None:
+        return self if dialect == self.dialect else self._siblings.get(dialect)
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
-        return self.forward(chat_body(request, self._limit), request.model)
+        return self.forward(chat_body(request, self.limit, self.history), request.model)
+
+    def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
+        """vLLM's words for it. Not after white space, which many chat templates cut off, nor after reasoning where this
+        API has no place for it."""
+        if not self.options.continue_answers or so_far[-1:].isspace() or (reasoning and not self.history):
+            return None
+        body = chat_body(request, self.limit, self.history)
+        return self.forward(prefilled(body, so_far, reasoning, self.history), request.model)
 
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
-        streaming = body.get("stream_options")
-        whole = {
-            **self.options.body,
-            **body,
-            "model": model,
-            "stream": True,
-            "stream_options": {**(streaming if isinstance(streaming, dict) else {}), "include_usage": True},
-        }
-        return self._post("/chat/completions", whole)
+        return self._post("/chat/completions", streaming({**self.options.body, **body}, model))
+
+    def embed(self, body: dict[str, Any], model: str) -> HttpRequest | None:
+        whole = {**body, "model": model}
+        path = f"{self.prefix}/embeddings"
+        return wire.post(self.backend, path, whole, wire.bearer(self.backend), accept="application/json")
+
+    def read_embeddings(self, body: bytes) -> tuple[list[list[float]], Usage]:
+        return read_embeddings(body)
 
     def decoder(self) -> Decoder:
-        return OpenAIDecoder(self.secrets, self.options.done_marker)
+        return OpenAIDecoder(self.secrets, self.done_marker)
 
     def tap(self) -> Tap:
-        return OpenAITap(self.decoder())
+        return DecoderTap(self.decoder())
 
     def failure(self, status: int, headers: Mapping[str, str], body: bytes) -> BackendError:
         return refused(status, headers, body, self.secrets)
@@ -82,10 +144,22 @@ class Driver(BaseDriver):
         return wire.post(self.backend, self.prefix + path, body, wire.bearer(self.backend), accept="text/event-stream")
 
 
+def prefilled(body: dict[str, Any], so_far: str, reasoning: str, history: str) -> dict[str, Any]:
+    """A chat body that asks for the rest of the answer `so_far`."""
+    turn = {"role": "assistant", "content": so_far, **({history: reasoning} if history and reasoning else {})}
+    return {
+        **body,
+        "messages": [*body["messages"], turn],
+        "continue_final_message": True,
+        "add_generation_prompt": False,
+    }
+
+
 class LocalDriver(Driver):
     """A server of one's own, at `http://host:port` or `http://host:port/v1`: both mean the same."""
 
     default_url: ClassVar[str] = ""
+    needs_key: ClassVar[bool] = False
     prefix: ClassVar[str] = "/v1"
 
     def __init__(self, name: str, backend: Backend) -> None:
@@ -96,59 +170,3 @@ class LocalDriver(Driver):
 
     def probe(self) -> HttpRequest | None:
         return wire.get(self.backend, "/health", wire.bearer(self.backend))
-
-
-def chat_body(request: ChatRequest, limit: str = "max_tokens") -> dict[str, Any]:
-    """The request as a chat completions body, without `model` and `stream`; `limit` names the field for max_tokens."""
-    body = wire.drop_none(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        top_k=request.top_k,
-        stop=list(request.stop),
-        seed=request.seed,
-        n=request.n if request.n != 1 else None,
-        presence_penalty=request.presence_penalty,
-        frequency_penalty=request.frequency_penalty,
-        tools=[_tool(tool) for tool in request.tools],
-        tool_choice=_tool_choice(request.tool_choice),
-        parallel_tool_calls=request.parallel_tool_calls,
-        response_format=request.response_format,
-        reasoning_effort=request.reasoning_effort,
-        user=request.user,
-    )
-    if request.max_tokens is not None:
-        body[limit] = request.max_tokens
-    return {**request.extra, **body, "messages": [_message(m) for m in request.messages]}
-
-
-def _message(message: Message) -> dict[str, Any]:
-    content: Any = message.content
-    if not isinstance(content, str):
-        content = [_part(part) for part in content]
-    said = wire.drop_none(name=message.name, tool_call_id=message.tool_call_id)
-    if message.tool_calls:
-        said["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-            for c in message.tool_calls
-        ]
-        content = content or None
-    return {"role": message.role, "content": content, **said}
-
-
-def _part(part: Part) -> dict[str, Any]:
-    match part:
-        case TextPart(text):
-            return {"type": "text", "text": text}
-        case ImagePart(url, data, media_type):
-            return {"type": "image_url", "image_url": {"url": url or f"data:{media_type or 'image/png'};base64,{data}"}}
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = wire.drop_none(name=tool.name, description=tool.description, parameters=tool.parameters)
-    return {"type": "function", "function": function}
-
-
-def _tool_choice(choice: str | None) -> Any:
-    if choice is not None and choice.startswith("name:"):
-        return {"type": "function", "function": {"name": choice[5:]}}
-    return choice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backends.base import Decoder, Tap
 from backends.contract.events import Event, Failed, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from backends.contract.likeness import Likeness
 
 
 class DecoderTap(Tap):
@@ -11,9 +12,15 @@ class DecoderTap(Tap):
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+        self.likeness = Likeness()
 
     def feed(self, block: bytes) -> None:
-        self.note(self._decoder.feed(block))
+        events = self._decoder.feed(block)
+        self.note(events)
+        if len(events) == 1 and self.likeness.tries and not self.done:
+            only = events[0]
+            if type(only) is TextDelta and only.logprobs is None:
+                self.likeness.learn(block, only.text)
 
     def eof(self) -> None:
         self.note(self._decoder.eof())

@@ -6,15 +6,17 @@ events end with the one that carries `generated_text`, then the body. Errors, ev
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Struct
 
 from backends import wire
 from backends.base import Decoder, HttpRequest, Tap
+from backends.base import Driver as BaseDriver
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Event, Failed, Finish, FinishReason, Start, TextDelta, Usage
+from backends.contract.fit import Feature
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 from backends.contract.request import ChatRequest
@@ -54,8 +56,29 @@ class _Event(Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
+# `/generate_stream`: a prompt, and how to sample.
+_GENERATES = frozenset({Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_K, Feature.TOP_P})
+
+
 class Driver(LocalDriver):
     """`url: http://host:8080`."""
+
+    has_responses: ClassVar[bool] = False
+    expresses: ClassVar[frozenset[Feature]] = frozenset(
+        {
+            Feature.FORCED_TOOL,
+            Feature.IMAGES,
+            Feature.IMAGE_URLS,
+            Feature.LOGPROBS,
+            Feature.PENALTIES,
+            Feature.SCHEMA,
+            Feature.SEED,
+            Feature.STOP,
+            Feature.TEMPERATURE,
+            Feature.TOOLS,
+            Feature.TOP_P,
+        }
+    )
 
     def __init__(self, name: str, backend: Backend) -> None:
         own = wire.options(name, backend, Options)
@@ -64,17 +87,35 @@ class Driver(LocalDriver):
         self._own = own
         if own.api == "generate":
             self.dialect = "tgi"
+            self.expresses = _GENERATES  # type: ignore[misc]  # an option decides, not the class
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
         if self._own.api == "chat":
-            return super().prepare(request)
+            return super().prepare(msgspec.structs.replace(request, response_format=_grammar(request.response_format)))
         body = {"inputs": self._prompt(request), "parameters": _parameters(request)}
+        return wire.post(self.backend, "/generate_stream", body, wire.bearer(self.backend), accept="text/event-stream")
+
+    continues: ClassVar[str] = "with options.api: generate, by the prompt"
+
+    def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
+        """The prompt and the answer so far are one text to it. Its chat endpoint always begins a new answer."""
+        if self._own.api != "generate" or reasoning:
+            return None
+        body = {"inputs": self._prompt(request) + so_far, "parameters": _parameters(request)}
         return wire.post(self.backend, "/generate_stream", body, wire.bearer(self.backend), accept="text/event-stream")
 
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
         if self._own.api == "generate":
             raise NotImplementedError(self.dialect)
         return super().forward(body, model)
+
+    def speaking(self, dialect: str) -> BaseDriver | None:
+        if self._own.api == "generate":
+            return self if dialect == self.dialect else None
+        return super().speaking(dialect)
+
+    def embed(self, body: dict[str, Any], model: str) -> HttpRequest | None:
+        return None
 
     def decoder(self) -> Decoder:
         return TgiDecoder(self.secrets) if self._own.api == "generate" else super().decoder()
@@ -142,6 +183,12 @@ class TgiDecoder(Decoder):
             out.append(Usage(prompt=details.input_length or 0, completion=details.generated_tokens))
 
 
+def _grammar(form: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A JSON schema in TGI's own words (its guidance guide); other forms as they are."""
+    said = (form or {}).get("json_schema")
+    return {"type": "json", "value": said.get("schema") or {}} if isinstance(said, dict) else form
+
+
 def _parameters(request: ChatRequest) -> dict[str, Any]:
     return {
         "details": True,
@@ -153,6 +200,5 @@ def _parameters(request: ChatRequest) -> dict[str, Any]:
             top_k=request.top_k,
             stop=list(request.stop),
             seed=request.seed,
-            frequency_penalty=request.frequency_penalty,
         ),
     }

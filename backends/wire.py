@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
 from backends.base import HttpRequest
+from config.findings import OptionError
 from config.schema import Backend
 
 _Options = TypeVar("_Options")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.+)`")
 _encoder = msgspec.json.Encoder()
 
 
@@ -49,11 +52,23 @@ def secrets_of(backend: Backend) -> tuple[str, ...]:
 
 
 def options(name: str, backend: Backend, kind: type[_Options]) -> _Options:
-    """The backend's `options` as the driver's own type. Raises ValueError with a sentence."""
+    """The backend's `options` as the driver's own type. Raises OptionError."""
     try:
         return msgspec.convert(backend.options, kind)
-    except msgspec.ValidationError as e:
-        raise ValueError(f"backends.{name}.options: {e}") from None
+    except msgspec.ValidationError as error:
+        raise _option_error(name, backend, kind, str(error)) from None
+
+
+def _option_error(name: str, backend: Backend, kind: type, text: str) -> OptionError:
+    """msgspec's sentence (`... - at `$.a[0]``) with the place apart."""
+    said, _, at = text.partition(" - at `$")
+    where = at.removesuffix("`")
+    unknown = _UNKNOWN.fullmatch(said)
+    if unknown is None:
+        return OptionError(name, where, said[:1].lower() + said[1:])
+    known = getattr(kind, "__struct_fields__", ()) if not where else ()
+    message = f"is not an option of driver {backend.driver}" + ("" if known or where else ", which has none")
+    return OptionError(name, f"{where}.{unknown[1]}", message, unknown[1], tuple(known))
 
 
 def drop_none(**fields: Any) -> dict[str, Any]:
@@ -84,3 +99,15 @@ def listing(body: bytes, field: str) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []
     return data.get(field) if isinstance(data, dict) else []
+
+
+def gauges(body: bytes, *names: str) -> int:
+    """The sum of these figures in a Prometheus exposition, all their labels together. Raises ValueError for none."""
+    found = [
+        float(line.rpartition(" ")[2])
+        for line in body.decode("utf-8", "replace").splitlines()
+        if line.partition("{")[0].partition(" ")[0] in names
+    ]
+    if not found:
+        raise ValueError("no load")
+    return int(sum(found))

@@ -23,25 +23,43 @@ class Start(Struct, frozen=True, gc=False):
 
 
 class TextDelta(Struct, frozen=True, gc=False):
-    """More of the answer (choice 0). Never empty."""
+    """More of the answer (choice 0). Never empty. `logprobs`: OpenAI's `logprobs.content` items for it, JSON."""
 
     text: str
+    logprobs: Any = None
 
 
 class ReasoningDelta(Struct, frozen=True, gc=False):
-    """More of the model's visible reasoning. `signature` is opaque and goes back to the same provider only."""
+    """More of the model's reasoning. `signature` and `redacted` (reasoning told only in encrypted form; such a delta
+    has no text and is a block of its own) are opaque and go back to the same provider only."""
 
     text: str
     signature: str = ""
+    redacted: str = ""
 
 
 class ToolCallDelta(Struct, frozen=True, gc=False):
-    """More of one tool call. The first delta of an `index` carries `id` and `name`; `arguments` is a JSON fragment."""
+    """More of one tool call. The first delta of an `index` carries `id` and `name`; `arguments` is a JSON fragment.
+    `signature` is opaque, of the call (Google's thoughtSignature), and goes back with it on the next turn."""
 
     index: int
     id: str = ""
     name: str = ""
     arguments: str = ""
+    signature: str = ""
+
+
+class Citation(Struct, frozen=True):
+    """Where (part of) the answer comes from. `start`/`end` are characters of the text so far, None when not said.
+    `source` is the provider's own object, in the words of `dialect`."""
+
+    url: str = ""
+    title: str = ""
+    text: str = ""  # the words cited
+    start: int | None = None
+    end: int | None = None
+    source: Any = None
+    dialect: str = ""
 
 
 class ToolResult(Struct, frozen=True):
@@ -59,12 +77,14 @@ class Usage(Struct, frozen=True, gc=False):
     completion: int = 0
     reasoning: int = 0  # part of completion
     cached: int = 0  # part of prompt
+    cache_written: int = 0  # part of prompt
 
 
 class Finish(Struct, frozen=True, gc=False):
-    """Why the model stopped."""
+    """Why the model stopped; `stop_sequence` is the one it met, where the provider says."""
 
     reason: FinishReason
+    stop_sequence: str = ""
 
 
 class Failed(Struct, frozen=True):
@@ -73,4 +93,4 @@ class Failed(Struct, frozen=True):
     error: BackendError
 
 
-Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | ToolResult | Usage | Finish | Failed
+Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | Citation | ToolResult | Usage | Finish | Failed

@@ -33,6 +33,11 @@ class Framer(ABC):
         """The beginning of a frame that is not complete yet."""
         return bytes(self._held)
 
+    @property
+    def holding(self) -> bool:
+        """Whether something is held back."""
+        return bool(self._held)
+
     @abstractmethod
     def feed(self, data: bytes) -> bytes:
         """The complete frames now available, b"" for none. Raises BackendError EVENT_TOO_LARGE when a frame grows

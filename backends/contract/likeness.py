@@ -1,35 +1,49 @@
-"""Whether a block is the previous content chunk over again but for its text: the token path's short cut. Pure.
+"""Whether a block is the last plain content chunk over again but for its text: the token path's short cut. Pure.
 
-Chunks of one stream differ only inside one JSON string. When head and tail are the same bytes and no quote stands
-between them, the block is one frame with one non-empty piece of content and nothing else: no need to search it.
+Chunks of one stream mostly differ inside one JSON string only. When head and tail are the bytes of a chunk that decoded
+to one piece of text, and between them stands nothing that JSON escapes, the block is one frame whose only meaning is
+that text: it need not be framed, searched, decoded or encoded.
 """
 
 from __future__ import annotations
 
-_KEY = b'"content":"'
+import re
+
+_KEY = re.compile(rb'"(?:content|text|delta|response)"[ \t]*:[ \t]*"\Z')
+_TRIES = 32  # blocks learnt from in vain before it gives up: some servers put something new into every chunk
 
 
 class Likeness:
-    """One per stream and user of it. Learns from blocks its owner knows to be plain content."""
+    """One per stream. Fed with blocks that decoded to exactly one piece of text."""
 
-    __slots__ = ("_head", "_size", "_tail", "_tail_size")
+    __slots__ = ("_head", "_size", "_tail", "_tail_size", "tries")
 
     def __init__(self) -> None:
         self._head, self._tail = b"\n", b"\n"  # like nothing
         self._size = self._tail_size = 1
+        self.tries = _TRIES
 
-    def same(self, block: bytes) -> bool:
-        """Whether `block` is like the learnt one."""
-        return (
-            block.startswith(self._head)
-            and self._size < len(block) - self._tail_size == block.find(b'"', self._size)
-            and block.endswith(self._tail)
-        )
+    def text(self, block: bytes) -> str | None:
+        """The text of a block like the learnt one; None for any other block. It needs no escape in JSON."""
+        if not block.startswith(self._head) or not block.endswith(self._tail):
+            return None
+        try:
+            text = block[self._size : -self._tail_size].decode()
+        except UnicodeDecodeError:
+            return None
+        return text if text and text.isprintable() and '"' not in text and "\\" not in text else None
 
-    def learn(self, block: bytes) -> None:
-        """`block` is one frame of plain content; the next ones may be like it."""
-        start = block.find(_KEY) + len(_KEY)
-        end = block.find(b'"', start)
-        if start >= len(_KEY) and end > start and block.count(b"\n") == 2 and block[end - 1] != 0x5C:
-            self._head, self._tail = block[:start], block[end:]
-            self._size, self._tail_size = len(self._head), len(self._tail)
+    def learn(self, block: bytes, text: str) -> None:
+        """`block` is whole frames and decoded to this text and nothing else. Keeps what is around it, if it is one
+        frame with the text in one place under a name content has."""
+        self.tries -= 1
+        raw = text.encode("utf-8", "replace")
+        start = block.find(b'"' + raw + b'"') + 1
+        if start < 1 or not raw or block.count(b'"' + raw + b'"') != 1 or not _KEY.search(block[:start]):
+            return
+        head, tail = block[:start], block[start + len(raw) :]
+        event = b"\n\n" not in head and tail.endswith(b"\n\n") and tail.count(b"\n") == 2
+        line = b"\n" not in head and tail.endswith(b"\n") and tail.count(b"\n") == 1
+        if (event or line) and b"\r" not in block:
+            self._head, self._tail = head, tail
+            self._size, self._tail_size = len(head), len(tail)

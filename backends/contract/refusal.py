@@ -66,6 +66,7 @@ class Said(msgspec.Struct, frozen=True):
 
     message: str = ""
     kind: str = ""
+    code: str = ""
     status: int = 0
     param: str | None = None
     retry_after: float | None = None
@@ -104,6 +105,7 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, secrets: Itera
         retry_after=(retry_after(headers) if _has_retry(headers) else said.retry_after) if waits else None,
         upstream_status=status,
         kind=clean(said.kind, secrets),
+        own_code=clean(said.code, secrets),
         param=said.param,
     )
 
@@ -117,7 +119,14 @@ def in_stream(error: Any, secrets: Iterable[str] = ()) -> BackendError:
     message = clean(said.message, secrets) or "the backend reported an error inside its stream"
     if code is ErrorCode.UPSTREAM_REFUSED:
         message = "the backend refused this gateway's credentials inside its stream"
-    return BackendError(code, message, retry_after=said.retry_after, kind=clean(said.kind, secrets), param=said.param)
+    return BackendError(
+        code,
+        message,
+        retry_after=said.retry_after,
+        kind=clean(said.kind, secrets),
+        own_code=clean(said.code, secrets),
+        param=said.param,
+    )
 
 
 def unreadable(what: str) -> BackendError:
@@ -151,6 +160,7 @@ def read_error(error: Any) -> Said:
     return Said(
         message=_text(error.get("message")) or _detail(error.get("detail")),
         kind=_text(kind) or _text(code),
+        code=_text(code),
         status=number if isinstance(number, int) else 0,
         param=_text(error.get("param")) or None,
         retry_after=_retry_info(error.get("details")),
@@ -180,7 +190,7 @@ def _has_retry(headers: Mapping[str, str]) -> bool:
 def _not_found(said: Said) -> ErrorCode:
     if "model" in said.message.lower() or "model" in said.kind.lower():
         return ErrorCode.UNKNOWN_MODEL
-    return ErrorCode.INVALID_REQUEST if said.message else ErrorCode.UPSTREAM_REFUSED
+    return ErrorCode.NOT_FOUND if said.message else ErrorCode.UPSTREAM_REFUSED
 
 
 def _plain(body: bytes) -> Said:

@@ -14,8 +14,10 @@ from backends.contract.framing import NdjsonFramer, SseFramer
 from config.schema import Backend
 
 ROOT = Path(__file__).parent.parent / "transcripts"
-ALL = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.glob("*/*") if p.parent.name in {
-    "openai", "vllm", "llamacpp", "tgi", "tgi_generate", "anthropic", "google", "ollama"})  # fmt: skip
+KINDS = ("openai", "vllm", "llamacpp", "tgi", "tgi_generate", "anthropic", "google", "ollama")
+ALL = sorted(
+    p.relative_to(ROOT).as_posix() for p in ROOT.glob("*/*") if p.parent.name in KINDS and p.stem != "responses"
+)
 BAD = ("truncated", "error", "invalid", "finish_without_done", "runner_gone")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from backends import catalog
 from backends.base import Driver, HttpRequest, Play
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Failed, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from backends.contract.payload import sse_events
 from backends.contract.request import ChatRequest, ImagePart, Message, TextPart, Tool, ToolCall
 from config.schema import Backend
 from config.values import Secret
@@ -184,7 +186,9 @@ def test_the_demo_answers_its_prompt_the_same_way_each_time() -> None:
     assert [e.reason for e in events if isinstance(e, Finish)] == ["stop"]
     assert any(isinstance(e, Usage) and e.completion > 20 for e in events)
     assert sum(s.delay for s in steps) == pytest.approx(sum(isinstance(e, TextDelta) for e in events) / 30)
-    assert play("tell me a story")[1] == steps
+    again, _ = events_of(play("tell me a story")[1])
+    assert [e for e in again if isinstance(e, TextDelta)] == [e for e in events if isinstance(e, TextDelta)]
+    assert play("tell me a story")[1][0].data != steps[0].data  # ids are of one answer
 
 
 def test_the_demo_obeys_its_directives() -> None:
@@ -204,3 +208,20 @@ def test_the_demo_obeys_its_directives() -> None:
     assert play("[fail=refuse]")[1] == [Play(0.0, end="cut")]
     assert (play("[fail=http429]")[0], play("[fail=http500]")[0]) == (429, 500)
     assert len(play("[tokens=0]")[1]) == 400 == len(play("x", tokens=-1)[1])
+
+
+def test_the_demo_gives_as_many_choices_as_asked_for() -> None:
+    """`n` would be taken and nothing come of it."""
+    body = {"model": "demo", "n": 2, "stream": True, "messages": [{"role": "user", "content": "hi [tokens=3]"}]}
+    driver = catalog.build("demo", Backend(driver="demo"))
+    script = driver.script(HttpRequest("POST", "/", (), msgspec.json.encode(body)))
+    assert script is not None
+    sent = [data for step in script.steps for _, data in sse_events(step.data)]
+    chunks = [msgspec.json.decode(data) for data in sent if data != b"[DONE]"]
+    said: dict[int, str] = {}
+    for choice in (choice for one in chunks for choice in one["choices"]):
+        said[choice["index"]] = said.get(choice["index"], "") + choice["delta"].get("content", "")
+    assert said[0] == said[1] != ""
+    assert len({one["id"] for one in chunks}) == 1
+    assert all(abs(one["created"] - time.time()) < 60 for one in chunks)
+    assert chunks[-1]["usage"]["completion_tokens"] == 6

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from support.certificates import Authority
 from support.upstream import CLOSE, HOLD, RESET, Step, Upstream, chunk, head
 from support.upstream_sink import Recorder, driver, post
 
@@ -389,3 +393,168 @@ async def test_endless_script_pauses_and_aborts() -> None:
     await asyncio.sleep(0.02)
     assert len(sink.body) == held
     assert client.active == 0
+
+
+# -- TLS, addresses, options of the socket ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A certificate authority of this run."""
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+async def test_tls_with_a_private_authority(authority: Authority) -> None:
+    """`ca_file` would not be used, so that a company's own model server could only be reached unchecked."""
+    async with Upstream([HELLO], tls=authority.server()) as up:
+        client = transport(up, ca_file=str(authority.ca_file))
+        for _ in range(2):
+            assert (await ask(client)).body == b"hello"
+        assert up.connections == 1
+        await client.close()
+
+
+@pytest.mark.parametrize("fault", ["expired", "unknown", "other name", "old"])
+async def test_tls_that_is_not_right(authority: Authority, tmp_path: Path, fault: str) -> None:
+    """A stranger in between would get the prompts and the provider's key (B 22)."""
+    other = Authority(tmp_path, "other") if fault == "unknown" else authority
+    host = "127.0.0.2" if fault == "other name" else "127.0.0.1"
+    context = other.server(host, expired=fault == "expired", tls="1.1" if fault == "old" else "")
+    async with Upstream([HELLO], tls=context) as up:
+        with pytest.raises(BackendError) as caught:
+            await ask(transport(up, ca_file=str(authority.ca_file)), post("/", ("x-api-key", "sk-canary")))
+        assert caught.value.code is ErrorCode.UPSTREAM_FAILED
+        assert "certificate" in caught.value.message or fault == "old"
+        assert up.requests == []
+        if fault != "old":  # `verify: false` is an operator's own decision, for one backend
+            assert (await ask(transport(up, verify=False))).body == b"hello"
+
+
+async def test_ipv6() -> None:
+    """A model server that listens on IPv6 only could not be reached, or its Host header would be malformed."""
+    server = Upstream([HELLO])
+    try:
+        listener = await asyncio.start_server(server._serve, "::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 loopback on this machine")
+    port = listener.sockets[0].getsockname()[1]
+    client = transport(f"http://[::1]:{port}/v1")
+    assert (await ask(client)).body == b"hello"
+    assert b"\r\nHost: [::1]:%d\r\n" % port in server.requests[0][0]
+    await client.close()
+    listener.close()
+
+
+async def test_a_full_backlog_fails_within_the_connect_timeout() -> None:
+    """A model server that no longer accepts would hold every request for the two minutes the kernel tries (B 22)."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        client = transport(f"http://127.0.0.1:{address[1]}", connect_timeout=Duration(0.3))
+        with pytest.raises(BackendError) as caught:
+            await ask(client)
+        assert caught.value.code is ErrorCode.TIMED_OUT
+        assert time.monotonic() - began < 1.5
+        assert client.connections == 0
+        for filler in fillers:
+            filler.close()
+
+
+@pytest.mark.parametrize("answers", [["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["::ffff:10.0.0.1"]])
+async def test_a_name_that_turns_private_is_refused(monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> None:
+    """DNS under an attacker's control would lead the gateway, and its keys, to services inside (B 22)."""
+    asked: list[str] = []
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
+        asked.append(host)
+        return [(0, 0, 0, "", (address, port)) for address in answers]
+
+    async with Upstream([HELLO]) as up:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        client = transport(f"http://model.example:{up.url.rpartition(':')[2]}", allow_private=False)
+        with pytest.raises(BackendError, match="private address"):
+            await ask(client)
+        assert asked == ["model.example"]
+        assert up.connections == 0
+
+
+async def test_the_checked_address_is_the_one_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second look-up between check and connect could give another answer (DNS rebinding)."""
+    loop, asked, connected = asyncio.get_running_loop(), [], []
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[object]:
+        asked.append(host)
+        return [(0, 0, 0, "", ("93.184.216.34", port))]
+
+    async def create_connection(_factory: object, host: str, _port: int, **options: object) -> None:
+        connected.append((host, options["server_hostname"]))
+        raise OSError("enough")
+
+    monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(loop, "create_connection", create_connection)
+    with pytest.raises(BackendError):
+        await ask(transport("https://model.example", allow_private=False))
+    assert (asked, connected) == (["model.example"], [("93.184.216.34", "model.example")])
+
+
+async def test_sockets_to_backends_are_tuned() -> None:
+    """Small requests would wait for Nagle, and a dead backend be noticed after two hours."""
+    async with Upstream([HELLO]) as up:
+        client = transport(up)
+        await ask(client)
+        assert client._pool is not None
+        ((_since, connection),) = client._pool._idle
+        assert connection._transport is not None
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+        await client.close()
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"zstd", b"deflate", b"gzip, gzip"])
+async def test_a_compressed_answer_is_never_unpacked(coding: bytes) -> None:
+    """Some kilobytes would become gigabytes (B 17)."""
+    bomb = gzip.compress(bytes(20_000_000))
+    framing = b"Content-Encoding: %s\r\nContent-Length: %d\r\n" % (coding, len(bomb))
+    async with Upstream([head(framing) + bomb, HOLD]) as up:
+        sink = await ask(transport(up))
+        assert (sink.code, sink.body) == (ErrorCode.UPSTREAM_FAILED, b"")
+        assert await settled(lambda: bool(up.closed_at))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"X-A: b\r\n Content-Length: 5\r\n",
+        b"X-A: b\nContent-Length: 5\r\n",
+        b"X-A: b\rContent-Length: 5\r\n",
+        b"X-A : b\r\nContent-Length: 5\r\n",
+        b"X-A: b\0\r\nContent-Length: 5\r\n",
+    ],
+)
+async def test_doubtful_heads_are_refused(odd: bytes) -> None:
+    """Two readers of one answer would disagree where it ends: response smuggling (B 20)."""
+    async with Upstream([head(odd) + b"hello", HOLD]) as up:
+        sink = await ask(transport(up))
+        assert sink.code in (ErrorCode.UPSTREAM_FAILED, ErrorCode.UPSTREAM_TRUNCATED)
+        assert sink.body == b""
+
+
+async def test_a_forged_reason_stays_a_reason() -> None:
+    """A line end in the reason phrase would begin a header of the backend's choosing (B 20)."""
+    async with Upstream([b"HTTP/1.1 200 OK\rX-Evil: 1\r\nContent-Length: 0\r\n\r\n", HOLD]) as up:
+        sink = await ask(transport(up))
+        assert sink.code is ErrorCode.UPSTREAM_FAILED
