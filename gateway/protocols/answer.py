@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from backends.contract.events import (
+    Citation,
     Event,
     Failed,
     Finish,
@@ -94,6 +95,21 @@ class Calls:
         return [call.whole() for call in calls]
 
 
+class CallNames:
+    """Backends name a call in its first delta only; who reads deltas one by one wants to know with each."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[str, str]] = {}
+
+    def told(self, delta: ToolCallDelta) -> ToolCallDelta:
+        """The delta with its call's id and name, once they are known."""
+        id_, name = self._known.get(delta.index, ("", ""))
+        known = self._known[delta.index] = (id_ or delta.id, name or delta.name)
+        return ToolCallDelta(delta.index, *known, delta.arguments, delta.signature)
+
+
 def _is_object(call: _Call) -> bool:
     return isinstance(arguments_of(call.whole()), dict) and bool(call.pieces)
 
@@ -101,7 +117,18 @@ def _is_object(call: _Call) -> bool:
 class Folding:
     """An answer in the making. Memory is that of the answer."""
 
-    __slots__ = ("_calls", "_finish", "_reasoning", "_results", "_signature", "_text")
+    __slots__ = (
+        "_calls",
+        "_citations",
+        "_finish",
+        "_logprobs",
+        "_reasoning",
+        "_redacted",
+        "_results",
+        "_signature",
+        "_stop_sequence",
+        "_text",
+    )
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -109,7 +136,11 @@ class Folding:
         self._signature: list[str] = []
         self._calls: dict[int, _Call] = {}
         self._results: list[Any] = []
+        self._citations: list[Citation] = []
+        self._logprobs: list[Any] = []
         self._finish: FinishReason | None = None
+        self._redacted: list[str] = []
+        self._stop_sequence = ""
 
     def feed(self, events: Iterable[Event]) -> None:
         """Add events. Start, Usage and Failed do not change an answer."""
@@ -117,15 +148,20 @@ class Folding:
             match event:
                 case TextDelta():
                     self._text.append(event.text)
+                    self._logprobs.extend(event.logprobs or ())
                 case ReasoningDelta():
                     self._reasoning.append(event.text)
                     self._signature.append(event.signature)
+                    self._redacted.extend([event.redacted] if event.redacted else [])
                 case ToolCallDelta():
                     self._calls.setdefault(event.index, _Call(event.index)).add(event)
                 case ToolResult():
                     self._results.append(event)
+                case Citation():
+                    self._citations.append(event)
                 case Finish():
                     self._finish = event.reason
+                    self._stop_sequence = event.stop_sequence
                 case Start() | Usage() | Failed():
                     pass
 
@@ -138,6 +174,12 @@ class Folding:
             tool_calls=[call.whole() for call in self._calls.values()],
             tool_results=list(self._results),
             finish=self._finish,
+            citations=list(self._citations),
+            logprobs=list(self._logprobs),
+            redacted=list(self._redacted),
+            stop_sequence=self._stop_sequence,
+            deltas=len(self._text) + len(self._reasoning),
+            texts=len(self._text),
         )
 
 

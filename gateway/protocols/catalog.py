@@ -1,4 +1,4 @@
-"""Which client protocols there are: the files of this folder that define a class `Protocol`.
+"""Which client protocols there are: the classes in the files of this folder that have a `name` of their own.
 
 Law: adding a protocol is adding a file; nothing else names it.
 """
@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from functools import cache
+from typing import TypeGuard
 
 import gateway.protocols
 from gateway.protocols.base import ClientProtocol
@@ -16,11 +17,19 @@ from gateway.protocols.base import ClientProtocol
 
 @cache
 def _classes() -> tuple[type[ClientProtocol], ...]:
-    """Every file's `Protocol`, in order of the files' names."""
+    """Every file's protocols, in order of the files' names."""
     names = sorted(m.name for m in pkgutil.iter_modules(gateway.protocols.__path__))
     modules = [importlib.import_module(f"gateway.protocols.{name}") for name in names]
-    found = (getattr(module, "Protocol", None) for module in modules)
-    return tuple(c for c in found if isinstance(c, type) and issubclass(c, ClientProtocol))
+    return tuple(c for module in modules for c in vars(module).values() if _defined_in(c, module.__name__))
+
+
+def _defined_in(thing: object, module: str) -> TypeGuard[type[ClientProtocol]]:
+    return (
+        isinstance(thing, type)
+        and issubclass(thing, ClientProtocol)
+        and thing.__module__ == module
+        and "name" in vars(thing)
+    )
 
 
 def families() -> frozenset[str]:

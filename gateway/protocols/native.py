@@ -24,7 +24,7 @@ from backends.contract.events import (
     ToolResult,
     Usage,
 )
-from gateway.protocols.answer import Calls, arguments_of
+from gateway.protocols.answer import CallNames, Calls, arguments_of
 from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Refusal, ToolCallWhole
 from gateway.protocols.errors import error_of, native_error, retry_after_header
 from gateway.protocols.native_request import read_native
@@ -38,13 +38,15 @@ def complete(ending: Ending) -> bool:
 
 
 class EventEncoder(Encoder):
-    """What the SSE and the NDJSON form share: which events there are and when. Subclasses say how one looks."""
+    """What the SSE and the NDJSON form share: which events there are and when. Subclasses say how one looks. `tokens`:
+    the pieces of text so far; reasoning and tool calls are not counted."""
 
     def __init__(self, about: About) -> None:
         self.about = about
         self.tokens = 0
         self._text: list[str] = []
         self._calls: Calls | None = None
+        self._names = CallNames()
 
     def feed(self, events: Sequence[Event]) -> bytes:
         out: list[bytes] = []
@@ -60,15 +62,13 @@ class EventEncoder(Encoder):
     def _feed_other(self, event: Event, out: list[bytes]) -> None:
         match event:
             case ReasoningDelta():
-                self.tokens += 1
                 if event.text:  # a signature alone is for the provider, not for readers
                     out.append(self._reasoning(event.text))
             case ToolCallDelta():
-                self.tokens += 1
                 self._calls = self._calls or Calls()
                 finished = self._calls.feed(event)
                 out.extend(self._tool_call(call) for call in finished)
-                out.append(self._tool_delta(event))
+                out.append(self._tool_delta(self._names.told(event)))
             case ToolResult():
                 out.append(self._tool_result(event))
             case Finish():
@@ -82,6 +82,15 @@ class EventEncoder(Encoder):
             return self._error(ending)
         calls = b"" if ending.finish in ("cancelled", "timeout") else self._open_calls()
         return calls + self._done(ending, "".join(self._text))
+
+    def reset(self) -> bytes:
+        """`reset`: what was said so far is void; `tokenCount` and the texts begin anew."""
+        self.tokens, self._text, self._calls = 0, [], None
+        self._names = CallNames()
+        return self._reset()
+
+    @abstractmethod
+    def _reset(self) -> bytes: ...
 
     def _open_calls(self) -> bytes:
         if self._calls is None:
@@ -144,7 +153,14 @@ class _Sse(EventEncoder):
         super().__init__(about)
         head = b"id: " + about.stream_id.encode().replace(b"%", b"%%") + b".%d\nevent: "
         self._token_form = head + b'token\ndata: {"content":%b,"tokenCount":%d}\n\n'
+        self._plain_form = head + b'token\ndata: {"content":"%b","tokenCount":%d}\n\n'
         self._event_form = head + b"%b\ndata: %b\n\n"
+
+    def plain(self, text: str) -> bytes:
+        self.tokens += 1
+        self.frames += 1
+        self._text.append(text)
+        return self._plain_form % (self.frames, text.encode(), self.tokens)
 
     def start(self) -> bytes:
         about = self.about
@@ -178,6 +194,9 @@ class _Sse(EventEncoder):
     def _tool_result(self, result: ToolResult) -> bytes:
         return self._event(b"tool_result", {"id": result.id, "name": result.name, "result": result.result})
 
+    def _reset(self) -> bytes:
+        return self._event(b"reset", {"streamId": self.about.stream_id, "reason": "the backend failed"})
+
     def _done(self, ending: Ending, text: str) -> bytes:
         usage = usage_json(ending)
         done = {"fullText": text, "tokenCount": self.tokens, "finishReason": ending.finish, "usage": usage}
@@ -192,6 +211,7 @@ class Protocol(ClientProtocol):
 
     name: ClassVar[str] = "native"
     family: ClassVar[str] = "native"
+    paths: ClassVar[tuple[str, ...]] = ("/api/streaming/chat", "/api/streaming/generate")
     dialect: ClassVar[str] = "native"
     content_type: ClassVar[str] = "text/event-stream"
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
@@ -216,7 +236,7 @@ class Protocol(ClientProtocol):
             **({"reasoning": answer.reasoning} if answer.reasoning else {}),
             "toolCalls": [_call_json(call) for call in answer.tool_calls],
             **({"toolResults": answer.tool_results} if answer.tool_results else {}),
-            "tokenCount": ending.tokens,
+            "tokenCount": answer.texts,
             "finishReason": ending.finish,
             "usage": usage_json(ending),
         }

@@ -59,8 +59,11 @@ def _request(fields: Fields, params: Mapping[str, str]) -> ChatRequest:
         frequency_penalty=fields.number("frequencyPenalty", "frequency_penalty"),
         tools=read_tools(fields, lenient=False),
         tool_choice=read_tool_choice(fields, lenient=False),
+        parallel_tool_calls=fields.flag("parallelToolCalls", "parallel_tool_calls"),
         response_format=fields.object("responseFormat", "response_format"),
         reasoning_effort=fields.text("reasoningEffort", "reasoning_effort") or None,
+        reasoning_budget=fields.integer("reasoningBudget", "reasoning_budget", low=0),
+        dialect="native",
     )
 
 

@@ -89,6 +89,9 @@ class _Lines(EventEncoder):
     def _tool_result(self, result: ToolResult) -> bytes:
         return self._line({"type": "tool_result", "tool_name": result.name, "id": result.id, "result": result.result})
 
+    def _reset(self) -> bytes:
+        return self._line({"type": "reset", "stream_id": self.about.stream_id, "reason": "the backend failed"})
+
     def _done(self, ending: Ending, text: str) -> bytes:
         return self._line(_state_json(self.about, ending, text, self.tokens))
 
@@ -100,6 +103,7 @@ class Protocol(native.Protocol):
     """Native, NDJSON."""
 
     name: ClassVar[str] = "ndjson"
+    paths: ClassVar[tuple[str, ...]] = ()  # the edge chooses it by Accept
     dialect: ClassVar[str] = "native-ndjson"
     content_type: ClassVar[str] = "application/x-ndjson"
     framing: ClassVar[Literal["sse", "ndjson"]] = "ndjson"
@@ -113,7 +117,7 @@ class Protocol(native.Protocol):
     def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
         """The `complete_state` line's object, with what a stream would have told before it."""
         body = {
-            **_state_json(about, ending, answer.text, ending.tokens),
+            **_state_json(about, ending, answer.text, answer.texts),
             "model": about.model,
             "backend": about.backend,
             "conversation_id": about.conversation_id or None,

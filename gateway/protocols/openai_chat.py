@@ -1,7 +1,7 @@
 """OpenAI chat completions: `POST /v1/chat/completions` as its official SDKs read it. Pure.
 
-Law: `data: [DONE]` ends a whole answer and nothing else: SDKs take its absence without an error frame for success, so a
-cancelled or broken stream ends in an error frame they raise. No `id:` lines: they crash openai-python on keepalives.
+Law: `data: [DONE]` ends a whole answer and nothing else (see `openai_words`). No `id:` lines: they crash openai-python
+on keepalives. Protocol source: the OpenAI API reference, "The chat completion chunk object".
 """
 
 from __future__ import annotations
@@ -12,50 +12,25 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 from backends.contract.errors import BackendError
-from backends.contract.events import Event, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
-from backends.contract.request import ChatRequest
-from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Refusal, ToolCallWhole
-from gateway.protocols.errors import error_of, openai_error, retry_after_header
-from gateway.protocols.parsing import Fields, decode_object, invalid
-from gateway.protocols.turns import read_messages, read_tool_choice, read_tools
+from backends.contract.events import Citation, Event, ReasoningDelta, TextDelta, ToolCallDelta
+from backends.contract.payload import sse_events
+from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Gatherer, Refusal
+from gateway.protocols.base import ToolCallWhole as Call
+from gateway.protocols.openai_chat_request import read_chat
+from gateway.protocols.openai_gather import ChatGatherer
+from gateway.protocols.openai_words import (
+    DONE,
+    FINISH,
+    KEEPALIVE,
+    answer_id,
+    ended_well,
+    error_frame,
+    refusal,
+    to_json,
+    usage_object,
+)
 
-_json = msgspec.json.Encoder().encode
-_DONE = b"data: [DONE]\n\n"
-
-# OpenAI's word for each reason. A partial answer kept at a timeout is one that was cut short.
-_FINISH: dict[FinishReason, str] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "content_filter": "content_filter",
-    "timeout": "length",
-}
-
-# Fields that ChatRequest names, or that belong to the transport of the answer; every other one goes to `extra`.
-_READ = frozenset(ChatRequest.__struct_fields__) - {"extra"} | {"max_completion_tokens", "stream", "stream_options"}
-
-
-def _ended_well(ending: Ending) -> bool:
-    return ending.error is None and ending.finish in _FINISH
-
-
-def _completion_id(about: About) -> str:
-    return "chatcmpl-" + about.stream_id.removeprefix("st_")
-
-
-def _usage(ending: Ending) -> dict[str, Any]:
-    usage = ending.usage
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
-
-
-def _error_frame(ending: Ending) -> bytes:
-    return b"data: " + _json(openai_error(error_of(ending))) + b"\n\n"
+_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
 class _Chunks(Encoder):
@@ -63,45 +38,73 @@ class _Chunks(Encoder):
 
     def __init__(self, about: About) -> None:
         head = {
-            "id": _completion_id(about),
+            "id": answer_id("chatcmpl-", about),
             "object": "chat.completion.chunk",
             "created": about.created_ms // 1000,
             "model": about.model,
         }
         self.about = about
-        self._head = b"data: " + _json(head)[:-1]
+        self._write(head)
+
+    def _write(self, head: dict[str, Any]) -> None:
+        about = self.about
+        self._head = b"data: " + to_json(head)[:-1]
         usage = b',"usage":null' if about.include_usage else b""  # as OpenAI does when usage was asked for
         self._before = self._head + b',"choices":[{"index":0,"delta":'
         self._after = b',"finish_reason":null}]' + usage + b"}\n\n"
-        self._last_form = b',"finish_reason":%b}]' + usage + b"}\n\n"
+        self._last = b'{},"finish_reason":%b}]' + usage + b"}\n\n"
+        self._before_text = self._before + b'{"content":"'
+        self._after_text = b'"}' + self._after
+
+    def adopt(self, block: bytes) -> None:
+        """Clients of the official SDKs fold a stream by the id of its chunks."""
+        _, data = next(iter(sse_events(block)), (b"", b"{}"))
+        try:
+            chunk = msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        self._write({name: chunk[name] for name in _HEAD if name in chunk})
 
     def start(self) -> bytes:
         return self._chunk(b'{"role":"assistant","content":""}')
 
+    def plain(self, text: str) -> bytes:
+        self.frames += 1
+        return self._before_text + text.encode() + self._after_text
+
     def feed(self, events: Sequence[Event]) -> bytes:
-        """Results of tools that ran at the provider have no place in this protocol and are left out."""
-        out: list[bytes] = []
-        for event in events:
-            kind = type(event)
-            if kind is TextDelta:
-                out.append(self._chunk(b'{"content":%b}' % _json(event.text)))  # type: ignore[union-attr]
-            elif isinstance(event, ReasoningDelta) and event.text:
-                out.append(self._chunk(b'{"reasoning_content":%b}' % _json(event.text)))
-            elif isinstance(event, ToolCallDelta):
-                out.append(self._chunk(_json({"tool_calls": [_call_delta(event)]})))
-        return out[0] if len(out) == 1 else b"".join(out)
+        """Results of tools that ran at the provider have no place in this protocol and are left out, and so are
+        citations of what has no address."""
+        return b"".join([self._one(event) for event in events])
+
+    def _one(self, event: Event) -> bytes:
+        if type(event) is TextDelta and event.logprobs is None:
+            return self._chunk(b'{"content":%b}' % to_json(event.text))
+        match event:
+            case TextDelta(text, logprobs):
+                said = to_json({"content": logprobs, "refusal": None})
+                return self._chunk(b'{"content":%b},"logprobs":%b' % (to_json(text), said))
+            case ReasoningDelta(text) if text:
+                return self._chunk(b'{"reasoning_content":%b}' % to_json(text))
+            case ToolCallDelta():
+                return self._chunk(to_json({"tool_calls": [_call_delta(event)]}))
+            case Citation():
+                notes = _annotations([event])
+                return self._chunk(to_json({"annotations": notes})) if notes else b""
+            case _:
+                return b""
 
     def _chunk(self, delta: bytes) -> bytes:
         self.frames += 1
         return self._before + delta + self._after
 
     def end(self, ending: Ending) -> bytes:
-        if not _ended_well(ending):
+        if not ended_well(ending):
             self.frames += 1
-            return _error_frame(ending)
-        last = self._before + b"{}" + self._last_form % _json(_FINISH[ending.finish])
-        usage = self._head + b',"choices":[],"usage":' + _json(_usage(ending)) + b"}\n\n"
-        frames = [last, usage, _DONE] if self.about.include_usage else [last, _DONE]
+            return error_frame(ending)
+        last = self._before + self._last % to_json(FINISH[ending.finish])
+        usage = self._head + b',"choices":[],"usage":' + to_json(usage_object(ending.usage)) + b"}\n\n"
+        frames = [last, usage, DONE] if self.about.include_usage else [last, DONE]
         self.frames += len(frames)
         return b"".join(frames)
 
@@ -115,12 +118,29 @@ def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
     return {**head, "function": function}
 
 
-def _whole_call(call: ToolCallWhole) -> dict[str, Any]:
+def _annotations(citations: Sequence[Citation]) -> list[Any]:
+    """OpenAI's own annotations as they came; others as `url_citation`, when they name an address."""
+    return [c.source if c.dialect == "openai" and c.source else _url_citation(c) for c in citations if _tellable(c)]
+
+
+def _tellable(citation: Citation) -> bool:
+    return bool(citation.url) or (citation.dialect == "openai" and bool(citation.source))
+
+
+def _url_citation(citation: Citation) -> dict[str, Any]:
+    place = {"start_index": citation.start or 0, "end_index": citation.end or 0}
+    return {"type": "url_citation", "url_citation": {**place, "title": citation.title, "url": citation.url}}
+
+
+def _whole_call(call: Call) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
 def _message(answer: Answer) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    notes = _annotations(answer.citations)
+    if notes:
+        message["annotations"] = notes
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:
@@ -129,78 +149,44 @@ def _message(answer: Answer) -> dict[str, Any]:
     return message
 
 
-def _request(fields: Fields) -> ChatRequest:
-    model = fields.text("model")
-    if not model:
-        raise invalid("model", "the name of a model")
-    n = fields.integer("n", low=1)
-    return ChatRequest(
-        model=model,
-        messages=read_messages(fields, lenient=True),
-        max_tokens=fields.integer("max_completion_tokens", "max_tokens", low=1),
-        temperature=fields.number("temperature", low=0),
-        top_p=fields.number("top_p", low=0, high=1),
-        top_k=fields.integer("top_k"),
-        stop=fields.stop(),
-        seed=fields.integer("seed"),
-        n=1 if n is None else n,
-        presence_penalty=fields.number("presence_penalty"),
-        frequency_penalty=fields.number("frequency_penalty"),
-        tools=read_tools(fields, lenient=True),
-        tool_choice=read_tool_choice(fields, lenient=True),
-        parallel_tool_calls=fields.flag("parallel_tool_calls"),
-        response_format=fields.object("response_format"),
-        reasoning_effort=fields.text("reasoning_effort") or None,
-        user=fields.text("user"),
-        extra={name: value for name, value in fields.data.items() if name not in _READ},
-    )
-
-
 class Protocol(ClientProtocol):
     """OpenAI chat completions."""
 
     name: ClassVar[str] = "openai"
     family: ClassVar[str] = "openai"
+    paths: ClassVar[tuple[str, ...]] = ("/v1/chat/completions",)
     dialect: ClassVar[str] = "openai"
     content_type: ClassVar[str] = "text/event-stream"
     framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
-    keepalive: ClassVar[bytes] = b": ping\n"  # one line only: openai-python reads a blank line after it as an event
+    keepalive: ClassVar[bytes] = KEEPALIVE
     head_wait: ClassVar[float] = 5.0
     on_disconnect: ClassVar[str] = "cancel"
 
     def parse(self, body: bytes, params: Mapping[str, str]) -> Asked:
-        fields = Fields(decode_object(body))
-        path, options = fields.find("stream_options")
-        include = Fields(options, path).flag("include_usage") if options is not None else None
-        request = _request(fields)
-        return Asked(
-            request=request,
-            stream=fields.flag("stream") is True,
-            body=fields.data,
-            include_usage=include is True,
-            user_id=request.user,
-        )
+        return read_chat(body)
 
     def encoder(self, about: About) -> Encoder:
         return _Chunks(about)
 
     def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
-        finish = _FINISH.get(ending.finish, "stop")
-        choice = {"index": 0, "message": _message(answer), "logprobs": None, "finish_reason": finish}
+        logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+        finish = FINISH.get(ending.finish, "stop")
+        choice = {"index": 0, "message": _message(answer), "logprobs": logprobs, "finish_reason": finish}
         body = {
-            "id": _completion_id(about),
+            "id": answer_id("chatcmpl-", about),
             "object": "chat.completion",
             "created": about.created_ms // 1000,
             "model": about.model,
             "choices": [choice],
-            "usage": _usage(ending),
+            "usage": usage_object(ending.usage),
         }
-        return _json(body)
+        return to_json(body)
+
+    def gatherer(self) -> Gatherer:
+        return ChatGatherer()
 
     def failure(self, error: BackendError, request_id: str) -> Refusal:
-        """`x-should-retry: false` keeps the SDKs, which retry by status, from repeating what cannot succeed."""
-        retry = () if error.code.retryable else (("x-should-retry", "false"),)
-        return Refusal(error.code.status, retry_after_header(error) + retry, _json(openai_error(error)))
+        return refusal(error)
 
     def error_frame(self, about: About, ending: Ending, seq: int) -> bytes:
         """Also closes an answer kept on purpose (timeout, partial): its finish chunk, then `[DONE]`."""

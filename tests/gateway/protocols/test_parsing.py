@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends.contract.errors import BackendError, ErrorCode
-from backends.contract.request import ImagePart, Message, TextPart, Tool, ToolCall
+from backends.contract.request import ImagePart, Message, OtherPart, TextPart, Tool, ToolCall
 from gateway.protocols import native, ndjson, openai_chat
 from gateway.protocols.base import Asked
 
@@ -27,7 +27,7 @@ def test_native_reads_every_documented_field() -> None:
     asked = ask(
         prompt="hi", model="m", backend="b", temperature=0.5, maxTokens=7, topP=0.9, stop="x", seed=3,
         system="be brief", userId="u", workspaceId="w", conversationId="c", stream=False,
-        responseFormat={"type": "json_object"},
+        responseFormat={"type": "json_object"}, parallelToolCalls=False, reasoningBudget=9,
         tools=[{"name": "f", "description": "d", "parameters": {"type": "object"}}],
         tool_choice={"type": "function", "function": {"name": "f"}},
     )  # fmt: skip
@@ -36,6 +36,7 @@ def test_native_reads_every_documented_field() -> None:
     assert (request.model, request.max_tokens, request.temperature, request.top_p) == ("m", 7, 0.5, 0.9)
     assert (request.stop, request.seed, request.response_format) == (("x",), 3, {"type": "json_object"})
     assert (request.tools, request.tool_choice) == ((Tool("f", "d", {"type": "object"}),), "name:f")
+    assert (request.parallel_tool_calls, request.reasoning_budget, request.dialect) == (False, 9, "native")
     assert (asked.backend, asked.user_id, asked.workspace_id, asked.conversation_id) == ("b", "u", "w", "c")
     assert asked.stream is False
 
@@ -71,17 +72,20 @@ def test_openai_turns_with_parts_images_and_tool_calls() -> None:
         "stream_options": {"include_usage": True},
         "max_completion_tokens": 5,
         "logprobs": True,
+        "service_tier": "flex",
         "user": "u",
     }
     asked = OPENAI.parse(json.dumps(body).encode(), {})
+    unknown = OtherPart("input_audio", {"type": "input_audio"})  # without its sound: the backend's to judge
     assert asked.request.messages == (
         Message("system", "s"),
-        Message("user", (TextPart("look"), ImagePart(data="AAAA", media_type="image/png"))),
+        Message("user", (TextPart("look"), ImagePart(data="AAAA", media_type="image/png"), unknown)),
         Message("assistant", "", (ToolCall("c1", "f", "{}"),)),
         Message("tool", "r", tool_call_id="c1"),
     )
     assert (asked.stream, asked.include_usage, asked.body, asked.user_id) == (True, True, body, "u")
-    assert (asked.request.max_tokens, asked.request.extra) == (5, {"logprobs": True})
+    assert (asked.request.max_tokens, asked.request.logprobs) == (5, True)
+    assert asked.request.extra == {"service_tier": "flex"}
 
 
 def test_openai_does_not_stream_unless_asked() -> None:

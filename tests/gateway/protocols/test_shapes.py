@@ -120,7 +120,7 @@ def test_ndjson_tool_events() -> None:
     events: list[Event] = [ReasoningDelta("hm"), *TOOLS[:3], ToolResult("r", "web", {"n": 1}), Finish("tool_calls")]
     lines = view(ndjson.Protocol(), events).decode().splitlines()
     assert lines[1:4] == [
-        '{"type":"reasoning_chunk","content":"hm","tokens":1}',
+        '{"type":"reasoning_chunk","content":"hm","tokens":0}',
         '{"type":"tool_result","tool_name":"web","id":"r","result":{"n":1}}',
         '{"type":"tool_call","tool_name":"f","id":"c1","args":{"q":1}}',
     ]
