@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config.reader import parse_on_disconnect
+from config.scalars import parse_on_disconnect
 from config.schema import OnDisconnect
 
 

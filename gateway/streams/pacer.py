@@ -1,18 +1,26 @@
-"""When a reader's bytes leave: at once while the worker is idle, together once per window when it is busy.
+"""When a reader's bytes leave: at once while the worker is idle, at most once per window and once at its end when it is
+busy.
 
-The same moderation as a network card's interrupts. A frame is never split or merged, only written together with others;
-a reader's first bytes and its last ones never wait (the reader flushes those itself). One pacer per worker.
+The same moderation as a network card's interrupts, in both directions: a busy worker also dozes for a part of a window,
+so that what arrives meanwhile is read, and written, in one go; a request that comes in keeps it awake. A frame is never
+split or merged, only written together with others; a reader's first bytes and its last ones never wait (the reader
+flushes those itself). One per worker, and one for each mode that requests ask for by name (`Pacers`); only the worker's
+own dozes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 from typing import Protocol
 
 # Seconds between two writes of one stream while the worker is busy (CONTRACT.md row 10).
 WINDOWS = {"immediate": 0.0, "high_performance": 0.004, "balanced": 0.008, "battery_saver": 0.033}
 # Writes that may leave at once per second before the worker counts as busy.
 _IMMEDIATE_PER_SECOND = 2000
+_LONGEST = 0.004  # seconds of one doze
+_AWAKE = 0.01  # seconds without a doze after a request came in: it has several turns of the loop to go
 
 
 class Flushable(Protocol):
@@ -24,41 +32,111 @@ class Flushable(Protocol):
         """Write what is there."""
 
 
+def doze(window: float, since: float) -> float:
+    """Seconds a busy worker may sleep that woke `since` seconds ago: the rest of a window. What it needs for itself, or
+    others take from it, comes first."""
+    return max(0.0, min(window - since, _LONGEST))
+
+
 class Pacer:
-    """Shared by all readers of a worker. Must be used from the event loop's thread."""
+    """Shared by all readers of a worker. Must be used from the event loop's thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, mode: str) -> None:
+    A reader that writes by itself keeps to this: it may while `free(stamp)`, and then notes `turn` as its stamp and
+    calls `wrote`; else it calls `hold` and is flushed at the end of the window.
+    """
+
+    __slots__ = (
+        "_armed",
+        "_awake",
+        "_busy",
+        "_dozes",
+        "_dozing",
+        "_loop",
+        "_waiting",
+        "_window",
+        "_woke",
+        "burst",
+        "turn",
+        "written",
+    )
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, mode: str, *, dozes: bool = True) -> None:
         self._loop = loop
-        self._window = WINDOWS[mode]
-        self._burst = max(1, int(self._window * _IMMEDIATE_PER_SECOND))
-        self._written = 0
-        self._armed = False
+        self._window = 0.0
+        self._dozes = dozes
+        self._armed = self._busy = self._dozing = False
+        self._woke = self._awake = 0.0
         self._waiting: list[Flushable] = []
+        self.turn = 0  # the number of the present window
+        self.written = 0  # writes in it
+        self.burst = 0  # writes after which a reader's second one in a window waits
+        self.set_mode(mode)
 
-    def submit(self, reader: Flushable) -> None:
-        """The reader has something new: flush it now, or with the next window."""
-        if not self._window:
-            reader.flush()
-            return
-        if reader.dirty:
-            return
-        self._written += 1
-        if not self._armed:
+    def set_mode(self, mode: str) -> None:
+        """From now on. Raises KeyError for a mode there is none of."""
+        self._window = WINDOWS[mode]
+        self.burst = max(1, int(self._window * _IMMEDIATE_PER_SECOND)) if self._window else sys.maxsize
+        self._busy = False
+
+    def free(self, stamp: int) -> bool:
+        """Whether a reader that last wrote in window `stamp` may write now."""
+        return stamp != self.turn or self.written < self.burst
+
+    def wrote(self) -> None:
+        """A reader has written."""
+        self.written += 1
+        if self._busy:
+            if not self._dozing:
+                self._dozing = True
+                self._loop.call_soon(self._loop.call_soon, self._doze)  # behind the writes of this turn of the loop
+        elif not self._armed and self._window:
             self._armed = True
             self._loop.call_later(self._window, self._tick)
-        if self._written <= self._burst:
-            reader.flush()
-        else:
+
+    def hold(self, reader: Flushable) -> None:
+        """Flush this reader when the window ends."""
+        if not reader.dirty:
             reader.dirty = True
             self._waiting.append(reader)
 
+    def hurry(self) -> None:
+        """A request came in: it must not wait at every turn it takes."""
+        self._awake = time.monotonic() + _AWAKE
+
     def _tick(self) -> None:
         waiting, self._waiting = self._waiting, []
-        idle, self._written = self._written == 0, 0
-        if idle:
-            self._armed = False
-        else:
-            self._loop.call_later(self._window, self._tick)
+        written, self.written = self.written, 0
+        self.turn += 1
         for reader in waiting:
             reader.dirty = False
-            reader.flush()
+            try:
+                reader.flush()
+            except Exception as error:  # of one stream: the others wait for their bytes too
+                self._loop.call_exception_handler({"message": "a reader failed", "exception": error})
+        self._busy = self._dozes and written > self.burst and bool(self._window)
+        self._armed = bool(written) and bool(self._window)
+        if self._armed:
+            self._loop.call_later(self._window, self._tick)
+
+    def _doze(self) -> None:
+        now = time.monotonic()
+        if self._busy and now >= self._awake:
+            time.sleep(doze(self._window, now - self._woke))
+        self._woke, self._dozing = time.monotonic(), False
+
+
+class Pacers:
+    """The worker's own pacer, and those of the modes that single requests chose."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, own: Pacer) -> None:
+        self._loop = loop
+        self._own = own
+        self._chosen: dict[str, Pacer] = {}
+
+    def of(self, mode: str) -> Pacer:
+        """The pacer of a mode; "": the worker's own, as operators set it. Raises KeyError for an unknown one."""
+        if not mode:
+            return self._own
+        if mode not in self._chosen:
+            self._chosen[mode] = Pacer(self._loop, mode, dozes=False)
+        return self._chosen[mode]

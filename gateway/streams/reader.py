@@ -7,12 +7,14 @@ that falls behind what the transcript still holds is ended with an error, and no
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Usage
 from gateway.protocols.base import Ending
 from gateway.streams.pacer import Pacer
+from gateway.streams.sofar import past
 from gateway.streams.transcript import Transcript
 from gateway.streams.view import View
 
@@ -35,8 +37,23 @@ class Reader:
     """Created by the edge, fed by the producer. `ready` is done when there is something to say, `done` at the end."""
 
     __slots__ = (
-        "_closed", "_ending", "cursor", "dirty", "done", "first", "output", "pacer",
-        "polite", "ready", "sent", "transcript", "view",
+        "_closed",
+        "_ending",
+        "_rendered",
+        "_stamp",
+        "_turned",
+        "cursor",
+        "dirty",
+        "done",
+        "first",
+        "live",
+        "output",
+        "pacer",
+        "polite",
+        "ready",
+        "sent",
+        "transcript",
+        "view",
     )
 
     def __init__(self, transcript: Transcript, view: View, output: Output, pacer: Pacer, *, polite: bool) -> None:
@@ -45,25 +62,58 @@ class Reader:
         self.view = view
         self.output = output
         self.pacer = pacer
-        self.polite = polite  # the protocol says `cancelled` in so many words: then the body may end properly
+        self.polite = polite  # the protocol's last frame says every ending in so many words: the body ends properly
         self.cursor = 0
         self.sent = 0  # transcript bytes consumed
+        self.live = False  # everything so far was rendered: see `take`
         self.dirty = False
         self.first = True
         self.ready: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self._ending: tuple[Ending, bool] | None = None
         self._closed = False
+        self._stamp = -1  # the pacer's window it last wrote in
+        self._turned = 0  # segments begun
+        self._rendered: list[bytes] = []  # waits for the pacer; never more than a window's worth
 
     def push(self) -> None:
         """The transcript has grown."""
+        self.live = False
         if self.output.blocked:
             self.wake()
         elif self.first:
             self.first = False
             self.flush()
+        elif self.pacer.free(self._stamp):
+            self._stamp = self.pacer.turn
+            self.pacer.wrote()
+            self.flush()
         else:
-            self.pacer.submit(self)
+            self.pacer.hold(self)
+
+    def take(self, block: bytes, text: str) -> None:
+        """The transcript has grown by this block, which says this text and no more: rendered at once, written when the
+        pacer says. While `live`, `cursor` and `sent` are not kept: they are the transcript's end."""
+        if not self.live:
+            self.push()
+            return
+        data = self.view.plain(block, text)
+        pacer = self.pacer
+        if self._stamp != pacer.turn or pacer.written < pacer.burst:  # pacer.free
+            self._stamp = pacer.turn
+            pacer.wrote()
+            self.output.write(data)
+            if self.output.blocked:
+                self.rest()
+        else:
+            self._rendered.append(data)
+            pacer.hold(self)
+
+    def rest(self) -> None:
+        """Whoever grows the transcript otherwise than by `take` says so before."""
+        if self.live:
+            self.live = False
+            self.cursor, self.sent = self.transcript.tip, self.transcript.total
 
     def wake(self) -> None:
         """Let whoever waits for the first frame go on."""
@@ -73,11 +123,25 @@ class Reader:
     def flush(self) -> None:
         """Render and write from the cursor to the tip, or until the output is full."""
         transcript = self.transcript
+        rendered = self._rendered
+        if rendered:
+            if not self._closed:
+                self.output.write(rendered[0] if len(rendered) == 1 else b"".join(rendered))
+            rendered.clear()
+        if self.live:
+            if self._ending is None and not self.output.blocked:
+                return  # all there is was rendered by `take`
+            self.rest()
         while not self._closed and not self.output.blocked and self.cursor < transcript.tip:
             try:
-                blocks = transcript.since(self.cursor, _BATCH)
+                most = _BATCH if self._turned == len(transcript.segments) else self._until_turn()
+                blocks = transcript.since(self.cursor, most)
             except LookupError:
-                self._fell_behind()
+                text = "the client read too slowly: what it needs next is gone"
+                self._give_up(BackendError(ErrorCode.TRANSCRIPT_FULL, text))
+                return
+            except BackendError as error:
+                self._give_up(error)
                 return
             block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
             self.cursor += len(blocks)
@@ -85,19 +149,34 @@ class Reader:
             data = self.view.render(block)
             if data:
                 self.output.write(data)
-        if self._ending is not None and self.cursor >= transcript.tip and not self.output.blocked:
-            self._close(*self._ending)
+        if self.cursor >= transcript.tip and not self.output.blocked and not self._closed:
+            if self._ending is not None:
+                self._close(*self._ending)
+            else:
+                self.live = not self.first and self._turned == len(transcript.segments)
+
+    def _until_turn(self) -> int:
+        """How many blocks may be rendered before the next segment; turns the view where one begins. Raises
+        LookupError, and BackendError where the view cannot turn."""
+        segments = self.transcript.segments
+        while self._turned < len(segments) and segments[self._turned].first <= self.cursor:
+            segment = segments[self._turned]
+            self.view = self.view.turn(segment, partial(past, self.transcript, self._turned))
+            self._turned += 1
+        if self._turned == len(segments):
+            return _BATCH
+        return min(_BATCH, segments[self._turned].first - self.cursor)
 
     def end(self, ending: Ending, completed: bool) -> None:
         """The stream is over. The last frame goes out behind everything before it, without waiting for a window."""
         self._ending = (ending, completed)
+        self.rest()
         if self.output.blocked:
             self.wake()
         else:
             self.flush()
 
-    def _fell_behind(self) -> None:
-        error = BackendError(ErrorCode.TRANSCRIPT_FULL, "the client read too slowly: what it needs next is gone")
+    def _give_up(self, error: BackendError) -> None:
         ending = Ending(finish="error", usage=Usage(), usage_estimated=True, tokens=0, error=error)
         self._close(ending, False)
 
@@ -105,10 +184,15 @@ class Reader:
         if self._closed:
             return
         self._closed = True
-        last = self.view.end(ending, completed)
+        last = self.view.end(ending, completed, partial(past, self.transcript, self._turned))
         if last:
             self.output.write(last)
-        self.output.close(completed or (self.polite and ending.error is None))
+        self.output.close(completed or self.polite or ending.partial)
+        self.abandon()
+
+    def cut(self) -> None:
+        """The connection breaks, and nothing is said: the stream goes on elsewhere."""
+        self.output.close(False)
         self.abandon()
 
     def abandon(self) -> None:
@@ -117,4 +201,3 @@ class Reader:
         self.wake()
         if not self.done.done():
             self.done.set_result(None)
-

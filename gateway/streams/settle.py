@@ -5,11 +5,14 @@ Law: one stream, one receipt. The backend's own usage is taken as it is; anythin
 
 from __future__ import annotations
 
+from msgspec import Struct
+from msgspec.structs import astuple, replace
+
 from backends.base import Tap
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import FinishReason, Usage
 from gateway.protocols.base import Ending
-from gateway.streams.stream import Receipt, State, Stream
+from gateway.streams.stream import Receipt, State, Stream, Try
 
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for English text; only for answers whose backend did not count
 
@@ -44,11 +47,17 @@ def settle(stream: Stream, *, tap: Tap | None, bytes_in: int, now: float, ended_
         return stream.receipt
     if not stream.state.terminal:
         raise ValueError(f"stream {stream.identity.id} is still {stream.state.wire}")
+    stream.receipt = so_far(stream, tap=tap, bytes_in=bytes_in, now=now, ended_ms=ended_ms, prompt_chars=prompt_chars)
+    return stream.receipt
+
+
+def so_far(stream: Stream, *, tap: Tap | None, bytes_in: int, now: float, ended_ms: int, prompt_chars: int) -> Receipt:
+    """As `settle`, of a stream that may still run: then `ended_at` and `finish_reason` mean nothing yet."""
     usage, estimated = usage_of(stream, tap, prompt_chars)
     end = now if stream.ended is None else stream.ended
     gap, rate = _pace(stream)
     who, error = stream.identity, stream.error
-    stream.receipt = Receipt(
+    return Receipt(
         stream_id=who.id,
         state=stream.state.wire,
         ended_by=stream.ended_by,
@@ -80,8 +89,18 @@ def settle(stream: Stream, *, tap: Tap | None, bytes_in: int, now: float, ended_
         attempts=stream.attempts,
         error_code=error.code.wire if error else "",
         error_message=error.message if error else "",
+        tries=tuple(stream.tries),
+        last=_last(stream),
+        degraded=stream.degraded,
     )
-    return stream.receipt
+
+
+def _last(stream: Stream) -> Try | None:
+    last = stream.last
+    if last is None or not stream.tries:
+        return None
+    outcome = stream.error.code.wire if stream.error else stream.state.wire
+    return replace(last, outcome=outcome, tokens=stream.tokens - last.tokens)
 
 
 def ending(stream: Stream, tap: Tap | None, prompt_chars: int = 0) -> Ending:
@@ -104,11 +123,12 @@ def finish_of(stream: Stream, tap: Tap | None) -> FinishReason:
 
 
 def usage_of(stream: Stream, tap: Tap | None, prompt_chars: int) -> tuple[Usage, bool]:
-    """The backend's count, or an estimate and True. A partial count of a backend is kept where it is not zero."""
+    """The backend's count, or an estimate and True. A partial count of a backend is kept where it is not zero; that of
+    a fixed message is: nobody counted because there was nothing to count."""
     said = tap.usage if tap else None
-    complete = said is not None and (said.completion > 0 or stream.tokens == 0)
+    complete = said is not None and (said.completion > 0 or stream.tokens == 0 or stream.degraded == "message")
     if said is not None and complete:
-        return said, False
+        return said, tap is not None and tap.estimated
     prompt = said.prompt if said and said.prompt else _tokens(prompt_chars)
     cached = said.cached if said else 0
     return Usage(prompt=prompt, completion=_completion(stream, tap), cached=cached), True
@@ -134,3 +154,56 @@ def _pace(stream: Stream) -> tuple[float | None, float | None]:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
+
+
+class Spent(Struct, frozen=True):
+    """What attempts used up before the present one. `tokens` and `chars` are those that were delivered."""
+
+    attempts: int = 0
+    bytes_in: int = 0
+    tokens: int = 0
+    chars: int = 0
+    usage: Usage = Usage()
+    estimated: bool = False
+
+    def before(self, tap: Tap | None, prompt_chars: int) -> Tap | None:
+        """The account of the present attempt and of those before it."""
+        return tap if self.attempts == 0 else _Sum(self, tap, prompt_chars)
+
+
+class _Sum(Tap):
+    """Read only: the sum of several attempts."""
+
+    def __init__(self, spent: Spent, tap: Tap | None, prompt_chars: int) -> None:
+        now = Usage() if tap is None else tap.usage
+        estimated = now is None
+        if now is None and tap is not None:
+            now = Usage(prompt=_tokens(prompt_chars), completion=tap.tokens or _tokens(tap.chars))
+        before, now = spent.usage, now or Usage()
+        self.usage = Usage(*(b + n for b, n in zip(astuple(before), astuple(now), strict=True)))
+        self.estimated = spent.estimated or estimated
+        self.tokens = spent.tokens + (tap.tokens if tap else 0)
+        self.chars = spent.chars + (tap.chars if tap else 0)
+        self.finish = tap.finish if tap else None
+        self.done = tap.done if tap else False
+
+    def feed(self, block: bytes) -> None:
+        """Nothing is fed to a sum."""
+        raise TypeError("a sum of accounts takes no bytes")
+
+
+def spent_with(spent: Spent, tap: Tap, bytes_in: int, prompt_chars: int, *, leading: bool) -> Spent:
+    """An attempt more is over. What it used is what its backend said; else the prompt, if it was answered at all, and
+    what it gave, as an estimate."""
+    said = tap.usage
+    if said is None:
+        asked = bytes_in > 0
+        said = Usage(prompt=_tokens(prompt_chars) if asked else 0, completion=tap.tokens)
+    return Spent(
+        attempts=spent.attempts + 1,
+        bytes_in=spent.bytes_in + bytes_in,
+        tokens=spent.tokens + (tap.tokens if leading else 0),
+        chars=spent.chars + (tap.chars if leading else 0),
+        usage=Usage(*(b + n for b, n in zip(astuple(spent.usage), astuple(said), strict=True))),
+        estimated=spent.estimated or tap.usage is None,
+    )

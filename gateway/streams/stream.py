@@ -9,13 +9,15 @@ import base64
 import re
 import secrets
 from enum import Enum
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from backends.contract.errors import BackendError
 from backends.contract.events import FinishReason
 
-ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,100}")  # a client-chosen X-Stream-Id; `.` and `:` would break SSE ids
+# A client-chosen X-Stream-Id; `.` and `:` would break SSE ids, the words are paths beside `/api/streaming/{id}`.
+ID_PATTERN = re.compile(r"(?!(?:active|chat|generate|statistics)\Z)[A-Za-z0-9_-]{1,100}")
 
 
 class State(Enum):
@@ -52,6 +54,17 @@ def new_stream_id(now_ms: int) -> str:
     return "st_" + base64.b32encode(raw).decode("ascii").lower()
 
 
+def born_ms(stream_id: str) -> int | None:
+    """The Unix milliseconds in an id of `new_stream_id`; None for one a client chose."""
+    text = stream_id.removeprefix("st_")
+    if len(text) != 32 or text == stream_id:
+        return None
+    try:
+        return int.from_bytes(base64.b32decode(text.upper())[:6], "big")
+    except ValueError:
+        return None
+
+
 class Identity(Struct, frozen=True):
     """Who and what a stream is; fixed at admission."""
 
@@ -68,6 +81,8 @@ class Identity(Struct, frozen=True):
     workspace_id: str = ""
     conversation_id: str = ""
     resumable: bool = False
+    survives: bool = False  # its node may die: another goes on with it
+    echo: dict[str, Any] = {}  # fields of the request that its answer says again, on whichever node
 
 
 class Entry(Struct, rename="camel"):
@@ -89,6 +104,18 @@ class Entry(Struct, rename="camel"):
     resumable: bool = False
     upstream_model: str = ""
     key_id: str = ""
+    survives: bool = False  # likewise
+
+
+class Try(Struct, frozen=True, rename="camel"):
+    """One attempt that was not the last: `kind` is start, continue or restart; `outcome` an error code, or why it was
+    no longer wanted; `tokens` what it gave."""
+
+    backend: str
+    model: str
+    kind: str
+    outcome: str
+    tokens: int
 
 
 class Receipt(Struct, frozen=True, rename="camel", omit_defaults=False):
@@ -125,26 +152,39 @@ class Receipt(Struct, frozen=True, rename="camel", omit_defaults=False):
     attempts: int
     error_code: str = ""
     error_message: str = ""
+    tries: tuple[Try, ...] = ()  # attempts before the last
+    last: Try | None = None  # the last, where there were several
+    degraded: str = ""  # what the client got was cached, message, or partial; empty: an answer, or an error
+
+
+class Counter(Protocol):
+    """Who counts the deltas of the attempt that leads."""
+
+    tokens: int
 
 
 class Stream:
     """The mutable heart of a stream; owned by its producer."""
 
     __slots__ = (
+        "_counted",
+        "_counter",
         "accepted",
         "attempts",
+        "degraded",
         "ended",
         "ended_by",
         "error",
         "finish",
         "first_token",
         "identity",
+        "last",
         "last_progress",
         "max_gap",
         "reason",
         "receipt",
         "state",
-        "tokens",
+        "tries",
     )
 
     def __init__(self, identity: Identity, now: float) -> None:
@@ -154,14 +194,18 @@ class Stream:
         self.first_token: float | None = None
         self.last_progress = now
         self.max_gap = 0.0
-        self.tokens = 0
+        self._counted = 0
+        self._counter: Counter | None = None
         self.attempts = 1
+        self.degraded = ""
         self.ended: float | None = None
         self.ended_by = ""
         self.reason = ""
         self.finish: FinishReason | None = None
         self.error: BackendError | None = None
         self.receipt: Receipt | None = None
+        self.tries: list[Try] = []
+        self.last: Try | None = None  # who answers; its outcome is not known yet, its tokens are those before it
 
     def progress(self, tokens: int, now: float) -> None:
         """`tokens` content deltas have come in all. The first moves WAITING to STREAMING."""
@@ -170,8 +214,23 @@ class Stream:
             self.state = State.STREAMING
         elif now - self.last_progress > self.max_gap:
             self.max_gap = now - self.last_progress
-        self.tokens = tokens
+        self._counted = tokens - (self._counter.tokens if self._counter is not None else 0)
         self.last_progress = now
+
+    def progressed(self, now: float) -> None:
+        """One more delta, which the counter knows of: `progress` for most tokens."""
+        self.max_gap = max(self.max_gap, now - self.last_progress)
+        self.last_progress = now
+
+    @property
+    def tokens(self) -> int:
+        """Content deltas so far."""
+        return self._counted if self._counter is None else self._counted + self._counter.tokens
+
+    def count_by(self, counter: Counter) -> None:
+        """From now on `counter` counts, beginning with what it has counted already; what was before stays."""
+        self._counted = self.tokens
+        self._counter = counter
 
     def end(
         self,
@@ -214,4 +273,5 @@ class Stream:
             resumable=who.resumable,
             upstream_model=who.upstream_model,
             key_id=who.key_id,
+            survives=who.survives,
         )

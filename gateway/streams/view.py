@@ -8,25 +8,41 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from backends.base import Decoder, Driver
+from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.framing import NdjsonFramer, SseFramer
-from backends.contract.likeness import Likeness
 from gateway.protocols.base import About, ClientProtocol, Ending
+from gateway.protocols.repairs import DONE, Mender, mender_of
+from gateway.streams.naming import ModelName
+from gateway.streams.stream import Identity
+from gateway.streams.transcript import Segment
 
 # An error in the backend's own words, at the beginning of a line. Within JSON text a quote or newline is always
 # escaped, so a model that writes about such frames does not look like one.
-_ERROR = re.compile(rb'(?:^|[\r\n])(?:event: ?error\b|(?:data: ?)?\{\s*"error"\s*:\s*[{"])')
+_ERROR = re.compile(
+    rb"(?:^|[\r\n])(?:event: ?(?:error|response\.failed)\b"
+    rb'|(?:data: ?)?\{\s*(?:"error"\s*:\s*[{"]|"type"\s*:\s*"(?:error|response\.failed)"))'
+)
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")  # a comment line may stand before it in the frame
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
-class View(ABC):
-    """One reader's view; call `start` once, `render` per block, `end` once. `frames`: rendered so far."""
+Past = Callable[[], Iterable[tuple[Segment, list[bytes]]]]
 
-    frames: int = 0
+
+class View(ABC):
+    """One reader's view; call `start` once, `render` per block, `end` once."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def frames(self) -> int:
+        """Frames rendered so far."""
 
     @abstractmethod
     def start(self) -> bytes:
@@ -36,46 +52,95 @@ class View(ABC):
     def render(self, block: bytes) -> bytes:
         """The view of a block of complete frames."""
 
+    def plain(self, block: bytes, text: str) -> bytes:
+        """As `render(block)`, for one frame that is known to say this text and nothing else."""
+        return self.render(block)
+
     @abstractmethod
-    def end(self, ending: Ending, completed: bool) -> bytes:
-        """The last frames. `completed`: the backend reached its dialect's own end mark."""
+    def turn(self, segment: Segment, past: Past) -> View:
+        """The view for the blocks that follow: this one, or another that goes on where it stands. `past`: the segments
+        so far with their blocks. Raises LookupError when they are gone, BackendError where it cannot be said."""
+
+    @abstractmethod
+    def end(self, ending: Ending, completed: bool, past: Past | None = None) -> bytes:
+        """The last frames. `completed`: the backend reached its dialect's own end mark; `past` as in `turn`."""
 
 
 class Passthrough(View):
-    """The backend's own bytes, but for a usage chunk nobody asked for and a completion mark not yet earned.
+    """The backend's own bytes, but for a usage chunk nobody asked for, a completion mark not yet earned, and the
+    repairs its server needs (`mender`; None: none).
 
     `split` is the framer's: a block to its frames.
     """
 
+    __slots__ = (
+        "_about",
+        "_began",
+        "_driver",
+        "_failed",
+        "_frames",
+        "_hide_usage",
+        "_mark",
+        "_mender",
+        "_protocol",
+        "_split",
+        "_sse",
+    )
+
     def __init__(
-        self, protocol: ClientProtocol, about: About, hide_usage: bool, split: Callable[[bytes], list[bytes]]
+        self,
+        protocol: ClientProtocol,
+        about: About,
+        hide_usage: bool,
+        split: Callable[[bytes], list[bytes]],
+        mender: Mender | None = None,
+        driver: Driver | None = None,
     ) -> None:
+        self._driver = driver
         self._protocol = protocol
         self._about = about
         self._hide_usage = hide_usage
         self._split = split
+        self._mender = mender
         self._sse = protocol.framing == "sse"
+        self._began = b""  # the first block
         self._mark = b""  # a completion mark held back until the stream is known to have completed
-        self._likeness = Likeness()
         self._failed = False  # the backend has told of its failure itself
+        self._frames = 0
+
+    @property
+    def frames(self) -> int:
+        return self._frames
 
     def start(self) -> bytes:
         return b""
 
     def render(self, block: bytes) -> bytes:
-        if self._likeness.same(block):
-            self.frames += 1
-            return block
+        if self._mender is not None:
+            block = self._mender.mend(block)
+        self._began = self._began or block
         if b"error" in block and _ERROR.search(block):
             self._failed = True
         if b"[DONE]" in block or (self._hide_usage and b'"usage"' in block and _USAGE.search(block)):
             return self._filtered(block)
         if self._sse and b"\r" not in block:
-            self.frames += block.count(b"\n\n")
+            self._frames += block.count(b"\n\n")
         else:
-            self.frames += self._count(block)
-        self._likeness.learn(block)
+            self._frames += self._count(block)
         return block
+
+    def plain(self, block: bytes, text: str) -> bytes:
+        if self._mender is not None and not self._mender.idle:
+            return self.render(block)
+        self._frames += 1
+        return block
+
+    def turn(self, segment: Segment, past: Past) -> View:
+        """Before anything was rendered: a view of that segment. Later: the rest is written in the same protocol, with
+        the ids the client knows."""
+        if self.frames == 0 and not self._failed:
+            return self if segment.driver is self._driver else owing(segment.driver, self._protocol, self._about)
+        return _going_on(self._protocol, self._about, past(), segment, self.frames)
 
     def _count(self, block: bytes) -> int:
         if not self._sse:
@@ -89,46 +154,165 @@ class Passthrough(View):
                 self._mark = frame
             elif not (self._hide_usage and _USAGE.search(frame) and _NO_CHOICES.search(frame)):
                 kept.append(frame)
-        self.frames += len(kept)
+        self._frames += len(kept)
         return b"".join(kept)
 
-    def end(self, ending: Ending, completed: bool) -> bytes:
-        if self._failed:
-            return b""
-        last = self._mark if completed else self._protocol.error_frame(self._about, ending, self.frames + 1)
-        self.frames += self._count(last)
+    def end(self, ending: Ending, completed: bool, past: Past | None = None) -> bytes:
+        try:
+            cut = list(past()) if past is not None and ending.partial and not self._failed else []
+        except LookupError:
+            cut = []
+        last = self._finished(cut, ending) if cut else self._last(ending, completed)
+        self._frames += self._count(last)
         return last
+
+    def _finished(self, cut: list[tuple[Segment, list[bytes]]], ending: Ending) -> bytes:
+        """The end of an answer that is given as far as it came: whatever is open is closed, under the ids it has."""
+        view = Transcode(self._protocol, self._about, cut[-1][0].driver.decoder())
+        view.catch_up(cut, cut[-1][0], self._frames)
+        return view.end(ending, False)
+
+    def _last(self, ending: Ending, completed: bool) -> bytes:
+        mender = self._mender
+        if self._failed:
+            return self._mark if mender is not None and mender.keeps_done else b""
+        if completed:
+            return self._mark or (DONE if mender is not None and mender.adds_done else b"")
+        return self._protocol.break_off(self._about, ending, self.frames + 1, self._began)
+
+
+class Renaming(Passthrough):
+    """As Passthrough, where the route asks for another model than the client: frames name the client's."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._name = ModelName(self._about.model, self._split)
+
+    def render(self, block: bytes) -> bytes:
+        return super().render(self._name.put(block))
+
+    def plain(self, block: bytes, text: str) -> bytes:
+        if self._mender is not None and not self._mender.idle:
+            return self.render(block)
+        self._frames += 1
+        return block.replace(self._name.theirs, self._name.ours, 1)
 
 
 class Transcode(View):
     """Decoded from the backend's dialect, encoded in the client's."""
 
+    __slots__ = ("_about", "_decode", "_decoder", "_encoder", "_feed", "_owed", "_plain", "_protocol")
+
+    @property
+    def frames(self) -> int:
+        return self._encoder.frames
+
     def __init__(self, protocol: ClientProtocol, about: About, decoder: Decoder) -> None:
+        self._protocol = protocol
+        self._about = about
         self._decoder = decoder
         self._encoder = protocol.encoder(about)
         self._feed = self._encoder.feed
+        self._plain = self._encoder.plain
         self._decode = decoder.feed
+        self._owed = b""  # goes out before the next block: never a plain one, a segment's first block is not
 
     def start(self) -> bytes:
-        return self._counted(self._encoder.start())
+        return self._encoder.start()
 
     def render(self, block: bytes) -> bytes:
         out = self._feed(self._decode(block))
-        self.frames = self._encoder.frames
+        if self._owed:
+            out, self._owed = self._owed + out, b""
         return out
 
-    def end(self, ending: Ending, completed: bool) -> bytes:
+    def plain(self, block: bytes, text: str) -> bytes:
+        return self._plain(text)
+
+    def turn(self, segment: Segment, past: Past) -> View:
+        """Before anything was rendered: a view of that segment. Later: another decoder before the same encoder."""
+        if self.frames == 0:
+            return owing(segment.driver, self._protocol, self._about)
+        if segment.restart:
+            self._owed += self._encoder.reset()
+        self._listen(segment.driver)
+        return self
+
+    def _listen(self, driver: Driver) -> None:
+        self._decoder = driver.decoder()
+        self._decode = self._decoder.feed
+
+    def owe(self) -> None:
+        """`start` goes out with the first block."""
+        self._owed = self.start()
+
+    def catch_up(self, past: Iterable[tuple[Segment, list[bytes]]], segment: Segment, frames: int) -> None:
+        """Stand where a reader stands who has read `past` untouched, as so many frames."""
+        self._encoder.start()
+        first = True
+        for piece, blocks in past:
+            self._listen(piece.driver)
+            for block in blocks:
+                if first:
+                    name = ModelName(self._about.model, _split(piece.driver)) if self._about.renamed else None
+                    self._encoder.adopt(block if name is None else name.put(block))
+                    first = False
+                self.render(block)
+        self._listen(segment.driver)
+        self._encoder.frames = frames
+
+    def end(self, ending: Ending, completed: bool, past: Past | None = None) -> bytes:
         rest = self._feed(self._decoder.eof()) if completed else b""
-        return self._counted(rest + self._encoder.end(ending))
+        return self._owed + rest + self._encoder.end(ending)
 
-    def _counted(self, out: bytes) -> bytes:
-        self.frames = self._encoder.frames
-        return out
+
+def owing(driver: Driver, protocol: ClientProtocol, about: About) -> View:
+    """A view whose `start` nobody has asked for, and nobody will: it comes with the first block."""
+    view = make_view(driver, protocol, about)
+    if isinstance(view, Transcode):
+        view.owe()
+    return view
+
+
+def _going_on(
+    protocol: ClientProtocol, about: About, past: Iterable[tuple[Segment, list[bytes]]], segment: Segment, frames: int
+) -> View:
+    if segment.restart:
+        raise BackendError(ErrorCode.UPSTREAM_FAILED, "the answer was begun anew, which this protocol cannot say")
+    view = Transcode(protocol, about, segment.driver.decoder())
+    view.catch_up(past, segment, frames)
+    return view
+
+
+def about_of(identity: Identity, *, include_usage: bool, dialect: str) -> About:
+    """What encoders may say of a stream: its identity, its backend's dialect, and nothing that could change."""
+    return About(
+        stream_id=identity.id,
+        model=identity.model,
+        backend=identity.backend,
+        created_ms=identity.started_ms,
+        conversation_id=identity.conversation_id,
+        include_usage=include_usage,
+        dialect=dialect,
+        renamed=identity.upstream_model not in ("", identity.model),
+        echo=identity.echo,
+    )
 
 
 def make_view(driver: Driver, protocol: ClientProtocol, about: About) -> View:
     """Passthrough where client and backend speak the same dialect, Transcode otherwise."""
     if driver.dialect != protocol.dialect:
         return Transcode(protocol, about, driver.decoder())
-    framer = SseFramer(0) if driver.framing == "sse" else NdjsonFramer(0)
-    return Passthrough(protocol, about, not about.include_usage, framer.split)
+    kind = Renaming if about.renamed else Passthrough
+    return kind(protocol, about, not about.include_usage, _split(driver), make_mender(driver, about), driver)
+
+
+def make_mender(driver: Driver, about: About) -> Mender | None:
+    """The repairs of one reading of a stream in its backend's own dialect; None: that dialect has none."""
+    return mender_of(driver, about, _split(driver))
+
+
+def _split(driver: Driver) -> Callable[[bytes], list[bytes]]:
+    return (SseFramer(0) if driver.framing == "sse" else NdjsonFramer(0)).split

@@ -12,7 +12,7 @@ from typing import Protocol
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Streams
 from gateway.streams.producer import Producer
-from gateway.streams.stream import State, Stream
+from gateway.streams.stream import Stream
 
 SWEEP = 0.25  # seconds between two sweeps: the most by which a limit overshoots
 
@@ -24,14 +24,20 @@ class Watched(Protocol):
         """Send a keepalive or give up on a stuck client, if it is time."""
 
 
-def verdict(stream: Stream, limits: Streams, now: float, *, paused: bool) -> str | None:
-    """Why the stream must end now, or None. `paused`: readers hold the backend back, so silence is not its fault."""
+def overdue(stream: Stream, limits: Streams, now: float) -> str | None:
+    """Why the stream must end now, whoever might still answer; or None."""
     if now - stream.accepted >= limits.total_timeout:
         return f"the stream took longer than {limits.total_timeout:g} s in total"
+    return None
+
+
+def verdict(stream: Stream, limits: Streams, now: float, *, paused: bool, since: float) -> str | None:
+    """Why the present attempt has failed, or None. `since`: when it was made; `paused`: readers hold the backend back,
+    so silence is not its fault."""
     if stream.first_token is None:
-        if now - stream.accepted >= limits.first_token_timeout:
+        if now - since >= limits.first_token_timeout:
             return f"no token within {limits.first_token_timeout:g} s"
-    elif not paused and now - stream.last_progress >= limits.no_progress:
+    elif not paused and now - max(stream.last_progress, since) >= limits.no_progress:
         return f"no progress for {limits.no_progress:g} s"
     return None
 
@@ -55,17 +61,28 @@ class Watchdog:
             self._handle.cancel()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A fault of one stream must not leave the others without a watch: it is reported, and the sweep goes on."""
+        self._handle = loop.call_later(SWEEP, self._sweep, loop)
         now = loop.time()
         for producer in list(self._producers()):
-            self._judge(producer, now)
+            try:
+                self._judge(producer, now)
+            except Exception as error:
+                loop.call_exception_handler({"message": "the watchdog failed at a stream", "exception": error})
         for output in list(self._outputs()):
-            output.sweep(now)
-        self._handle = loop.call_later(SWEEP, self._sweep, loop)
+            try:
+                output.sweep(now)
+            except Exception as error:
+                loop.call_exception_handler({"message": "the watchdog failed at a client", "exception": error})
 
     def _judge(self, producer: Producer, now: float) -> None:
-        reason = verdict(producer.stream, producer.plan.limits, now, paused=producer.paused)
+        stream, limits = producer.stream, producer.plan.limits
+        reason = overdue(stream, limits, now)
         if reason is not None:
-            error = BackendError(ErrorCode.TIMED_OUT, reason)
-            producer.stop(State.TIMED_OUT, by="gateway", reason=reason, finish="timeout", error=error)
+            producer.timed_out(BackendError(ErrorCode.TIMED_OUT, reason))
+            return
+        late = verdict(stream, limits, now, paused=producer.paused, since=producer.waiting_since)
+        if late is not None:
+            producer.expire(late)
         else:
             producer.relieve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config.reader import parse_on_disconnect
+from config.scalars import parse_on_disconnect
 from config.schema import OnDisconnect
 from config.values import Duration
 from gateway.streams.disconnect import choose

@@ -9,6 +9,8 @@ from backends.contract.events import Usage
 from backends.contract.framing import NdjsonFramer, SseFramer
 from gateway.protocols import native, ndjson, openai_chat
 from gateway.protocols.base import About, Ending
+from gateway.protocols.repair_chat import FirstRole, SplitFinish
+from gateway.protocols.repairs import Mender
 from gateway.streams.view import Passthrough
 
 ABOUT = About("st_a", "m", "b", 0)
@@ -103,3 +105,37 @@ def test_lines_pass_and_are_counted() -> None:
 def test_a_cancelled_passthrough_says_so() -> None:
     """EOF alone is success to the SDKs."""
     assert b'"code":"cancelled"' in passthrough().end(Ending("cancelled", Usage(), True, 0), False)
+
+
+def mended(*names: str) -> Passthrough:
+    split = SseFramer(0).split
+    rules = {"first_role": FirstRole, "split_finish": SplitFinish}
+    mender = Mender(frozenset(names), [rules[name]() for name in names if name in rules], split)
+    return Passthrough(openai_chat.Protocol(), ABOUT, True, split, mender)
+
+
+def test_frames_that_go_out_are_counted_not_those_that_came() -> None:
+    """Resume skips frames of the view: a repair that adds one must be counted by every reader alike."""
+    view = mended("split_finish", "done_marker")
+    last = b'data: {"choices":[{"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    out = view.render(TOKEN + last) + view.end(STOP, True)
+    assert out.startswith(TOKEN)
+    assert out.endswith(DONE)
+    assert view.frames == out.count(b"\n\n") == 4
+
+
+def test_a_token_like_the_last_one_is_not_looked_at() -> None:
+    """The token path must stay free of repairs; until the first role is settled it may not be taken."""
+    view = mended("first_role")
+    assert b'"role":"assistant"' in view.plain(TOKEN, "x")
+    assert view.plain(TOKEN, "x") is TOKEN
+    assert view.frames == 2
+
+
+def test_done_after_an_error_passes_where_the_repair_is_off() -> None:
+    """Who switched a repair off wants what the backend said."""
+    broken = b'data: {"error":{"message":"x"}}\n\n'
+    for names, last in ((("error_then_done",), b""), ((), DONE)):
+        view = mended(*names)
+        assert view.render(TOKEN + broken + DONE) == TOKEN + broken
+        assert view.end(CUT, False) == last

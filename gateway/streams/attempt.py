@@ -1,0 +1,349 @@
+"""One attempt at one backend: takes its bytes, knows its end. The transport's Sink: every call is synchronous.
+
+Law: nothing of an attempt reaches a reader before it leads, and it leads with its first token, or when nobody could
+take its place. Until then its frames are held, so that another attempt may begin the answer instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from backends.contract.errors import BackendError, ErrorCode
+from backends.contract.framing import Framer, NdjsonFramer, SseFramer
+from backends.contract.refusal import clean
+from backends.exchange import Exchange
+from backends.whole import frames_of
+from backends.wire import secrets_of
+from gateway.streams.course import Leg
+from gateway.streams.reader import Reader
+from gateway.streams.sofar import broken_at, segment_so_far
+from gateway.streams.stream import Stream
+from gateway.streams.transcript import Transcript
+
+_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
+_WHOLE = ("application/json", "text/html")  # content types that are no stream
+_HELD = 64 * 1024  # bytes held back before an attempt leads without a token
+
+
+class Chief(Protocol):
+    """Whose attempt it is."""
+
+    transcript: Transcript
+    fed: list[Reader]
+    stream: Stream
+
+    def lead(self, attempt: Attempt) -> None:
+        """Its frames are the answer from now on: take over what it holds."""
+
+    def began(self, attempt: Attempt) -> None:
+        """It leads, and gave its first token."""
+
+    def failed(self, attempt: Attempt, error: BackendError, block: bytes = b"") -> None:
+        """It is over, and not well; `block` are the frames that said so."""
+
+    def completed(self, attempt: Attempt) -> None:
+        """It reached its dialect's end mark."""
+
+    def press(self) -> None:
+        """The transcript holds much: is anybody reading?"""
+
+
+class Attempt:
+    """Made by the producer; `open` asks the backend."""
+
+    __slots__ = (
+        "_before",
+        "_began",
+        "_chief",
+        "_exchange",
+        "_framer",
+        "_half",
+        "_loop",
+        "_opening",
+        "_over",
+        "_plain_road",
+        "_readers",
+        "_refusal",
+        "_secrets",
+        "_status",
+        "_stream",
+        "_text",
+        "_time",
+        "_told",
+        "_transcript",
+        "_unkept",
+        "_whole",
+        "asked",
+        "headers",
+        "held",
+        "leading",
+        "leg",
+        "tap",
+    )
+
+    def __init__(self, chief: Chief, leg: Leg, max_event: int, half: int) -> None:
+        self.leg = leg
+        self.tap = leg.driver.tap()
+        self.leading = False
+        self.held: list[bytes] = []
+        self.headers: Mapping[str, str] = {}
+        self._chief = chief
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
+        self.asked = self._time()
+        self._transcript = chief.transcript
+        self._readers = chief.fed
+        self._stream = chief.stream
+        self._half = half
+        self._framer = _framer(leg.driver.framing, max_event)
+        self._text = self.tap.likeness.text
+        self._plain_road = False  # it leads, runs, and its framer holds nothing back: `_text` may decide
+        self._over = False
+        self._began = False
+        self._whole = False  # the backend answers with a whole body, not with a stream
+        self._told = 0  # the tap's count when the stream last heard of it by the long road
+        self._before = 0  # bytes of the transcript that are not this attempt's
+        self._secrets = tuple(secret.encode() for secret in secrets_of(leg.driver.backend))
+        self._unkept = 0  # bytes that came and are not in the transcript
+        self._exchange: Exchange | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._status = 0
+        self._refusal = bytearray()
+
+    # -- from the producer ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Ask the backend. Returns at once."""
+        self._opening = self._loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        try:
+            exchange = await self.leg.transport.open(self.leg.request, self)
+        except BackendError as error:
+            self.fail(error)
+            return
+        except Exception:  # a fault of ours: the client is told at once, and the loop's handler logs it
+            self.fail(BackendError(ErrorCode.INTERNAL, "the gateway could not ask the backend"))
+            raise
+        if self._over:
+            exchange.abort()
+        else:
+            self._exchange = exchange
+
+    def close(self, *, drain: bool = False) -> None:
+        """No more of it. `drain`: it ended well, the connection may be kept."""
+        self._over, self._plain_road = True, False
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            if drain:
+                exchange.finish()
+            else:
+                exchange.abort()
+        elif self._opening is not None and not self._opening.done() and self._opening is not asyncio.current_task():
+            self._opening.cancel()
+
+    def take_lead(self) -> None:
+        """Its frames go to the transcript from now on, and those it holds at once."""
+        self.leading = True
+        self._before = self._transcript.total
+        for block in self.held:
+            self._keep_one(block)
+        self.held = []
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of body received."""
+        return self._unkept + (self._transcript.total - self._before if self.leading else 0)
+
+    def pause(self) -> bool:
+        """Read no more for now; False when there is nothing to pause."""
+        if self._exchange is None:
+            return False
+        self._exchange.pause()
+        return True
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    def fail(self, error: BackendError, block: bytes = b"") -> None:
+        """It failed; told once."""
+        if not self._over:
+            self.close()
+            self._chief.failed(self, error, block)
+
+    # -- from the transport (Sink) -------------------------------------------------------------------------------------
+
+    def head(self, status: int, headers: Mapping[str, str]) -> None:
+        """The response head. Anything but 200 is collected as a refusal."""
+        self._status = status
+        self.headers = headers
+        kind = headers.get("content-type", "").split(";", 1)[0].strip().lower()
+        self._whole = self.leg.driver.framing == "sse" and kind in _WHOLE
+
+    def data(self, data: bytes) -> None:
+        """Body bytes. The token path: framer, transcript, tap, readers; a block like the last one skips the framer."""
+        if self._plain_road:
+            text = self._text(data)
+            if text is not None:
+                self._plain(data, text)
+                return
+        if self._over:
+            return
+        if self._status != 200 or self._whole:
+            self._collect(data)
+            return
+        self._unkept += len(data)
+        try:
+            block = self._framer.feed(data)
+        except BackendError as error:
+            self.fail(error)
+            return
+        if block:
+            self._take(block)
+        self._plain_road = self.leading and not self._framer.holding and not self._over
+
+    def _plain(self, block: bytes, text: str) -> None:
+        """A frame of nothing but text, as the ones before it: all that is done for most tokens. Each field that changes
+        here is a cache line of a stream not looked at for milliseconds: there are few."""
+        held = self._transcript.append(block)
+        self.tap.plain()
+        self._stream.progressed(self._time())
+        for reader in self._readers:
+            reader.take(block, text)
+        if held > self._half:
+            self._chief.press()
+
+    def _take(self, block: bytes) -> None:
+        """Complete frames. Where one of them is a failure, those before it count. A backend that repeats our key to us
+        (providers do, in errors) does not get it into a transcript."""
+        for secret in self._secrets:
+            if secret in block:
+                block = block.replace(secret, b"***")
+        self.tap.feed(block)
+        if self.tap.failure is None:
+            self._taken(block)
+        else:
+            self._broken(self.tap.failure, self._framer.split(block))
+
+    def _broken(self, failure: BackendError, frames: list[bytes]) -> None:
+        said = segment_so_far(self._transcript) if self.leading else self.held
+        at = broken_at(self.leg.driver, said, frames)
+        if at:
+            self._taken(b"".join(frames[:at]))
+        # what the backend says of it is for readers of its own dialect; what nobody can read is for nobody
+        self.fail(failure, frames[at] if b"error" in frames[at] else b"")
+
+    def _taken(self, block: bytes) -> None:
+        """The tap has seen these frames, and they are no failure."""
+        tap = self.tap
+        self._keep(block)
+        if self.leading:
+            if tap.tokens != self._told:
+                self._told = tap.tokens
+                self._stream.progress(self._stream.tokens, self._time())
+                if not self._began:
+                    self._began = True
+                    self._chief.began(self)
+            self._tell()
+
+    def _keep(self, block: bytes) -> None:
+        if self.leading:
+            for reader in self._readers:
+                reader.rest()
+            self._keep_one(block)
+            return
+        self.held.append(block)
+        if self.tap.tokens or self.tap.done or self._unkept > _HELD:
+            self._chief.lead(self)
+
+    def _keep_one(self, block: bytes) -> None:
+        self._transcript.append(block)
+        self._unkept -= len(block)
+
+    def _tell(self) -> None:
+        if self.tap.done:
+            self._over, self._plain_road = True, False
+            self._chief.completed(self)
+            return
+        for reader in self._readers:
+            reader.push()
+        if self._transcript.size > self._half:
+            self._chief.press()
+
+    def _collect(self, data: bytes) -> None:
+        self._refusal += data
+        if self._whole and self._status == 200:
+            if len(self._refusal) > self._framer.limit:
+                text = f"the backend sent a whole answer larger than {self._framer.limit} bytes"
+                self.fail(BackendError(ErrorCode.EVENT_TOO_LARGE, text))
+        elif len(self._refusal) > _ERROR_BODY:
+            self._refused()
+
+    def _unwrap(self) -> None:
+        """A backend that only answers whole: its answer is streamed as one chunk."""
+        driver = self.leg.driver
+        frames = frames_of(driver.dialect, bytes(self._refusal))
+        if frames:
+            for frame in frames:
+                self._take(frame)
+            self._judge_end()
+            return
+        kind = self.headers.get("content-type", "")[:100]
+        error = driver.failure(200, self.headers, bytes(self._refusal[:_ERROR_BODY]))
+        if kind.startswith("text/html") or "HTTP 200" in error.message:
+            text = f"the backend answered with {clean(kind)}, which is neither a stream nor an answer"
+            error = BackendError(ErrorCode.UPSTREAM_FAILED, text)
+        self.fail(error)
+
+    def _refused(self) -> None:
+        self.fail(self.leg.driver.failure(self._status, self.headers, bytes(self._refusal[:_ERROR_BODY])))
+
+    def eof(self) -> None:
+        """The body ended by its framing. Only the dialect's own marker makes that a completion."""
+        self._exchange = None
+        if self._over:
+            return
+        if self._status != 200:
+            self._refused()
+            return
+        if self._whole:
+            self._unwrap()
+            return
+        self._flush_rest()
+        self._judge_end()
+
+    def _judge_end(self) -> None:
+        if self._over:
+            return  # the last frames held the ending
+        tap = self.tap
+        tap.eof()
+        if tap.failure is not None:
+            self.fail(tap.failure)
+        elif tap.done:
+            self._over, self._plain_road = True, False
+            if not self.leading:
+                self._chief.lead(self)
+            self._chief.completed(self)
+        else:
+            text = "the backend ended its answer before it was complete"
+            self.fail(BackendError(ErrorCode.UPSTREAM_TRUNCATED, text))
+
+    def _flush_rest(self) -> None:
+        """A last NDJSON line may lack its newline; an unfinished SSE event is discarded (WHATWG HTML 9.2.6)."""
+        if isinstance(self._framer, NdjsonFramer) and self._framer.rest.strip():
+            block = self._framer.feed(b"\n")
+            if block:
+                self._take(block)
+
+    def lost(self, error: BackendError) -> None:
+        """The connection broke."""
+        self._exchange = None
+        self.fail(error)
+
+
+def _framer(framing: str, limit: int) -> Framer:
+    return NdjsonFramer(limit) if framing == "ndjson" else SseFramer(limit)
