@@ -5,13 +5,16 @@ Law: nothing here waits or fails. Everything is bounded, by time and by count. T
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from gateway.registry.base import Admission, Cancelled, Entry, Registry
+from gateway.registry.base import Cancelled, Entry, Quota, Rate, Registry, Taken
+from gateway.registry.quotas import Quotas
 from gateway.registry.statistics import Fold, snapshot
+from gateway.streams.names import split_key, stream_key
 from gateway.streams.stream import Receipt
 
 MAX_RECEIPTS = 10_000
@@ -45,6 +48,11 @@ class Expiring(Generic[T]):
         """Forget a value now."""
         self._items.pop(key, None)
 
+    def keys(self) -> list[str]:
+        """What lives, oldest first."""
+        self._sweep()
+        return list(self._items)
+
     def __len__(self) -> int:
         self._sweep()
         return len(self._items)
@@ -59,7 +67,8 @@ class Expiring(Generic[T]):
 
 
 class MemoryRegistry(Registry):
-    """Everything a single worker needs, and the local half of a shared registry."""
+    """Everything a single worker needs, and the local half of a shared registry. `running`, receipts and claims are by
+    `stream_key`."""
 
     def __init__(
         self,
@@ -72,19 +81,25 @@ class MemoryRegistry(Registry):
         self.node = node
         self.fold = Fold()
         self.running: dict[str, Entry] = {}
-        self.leases: dict[str, set[str]] = {}
+        self.quotas = Quotas(clock)
+        self.leases = self.quotas.leases
         self._receipts: Expiring[Receipt] = Expiring(replay, max_receipts, clock)
         self._claims: Expiring[str] = Expiring(replay, MAX_CLAIMS, clock)
+        self._refused: Expiring[bool] = Expiring(replay, max_receipts, clock)  # ended, and its id may be used again
+        self._clock = clock
+        self._probes: dict[str, float] = {}  # backend -> until when its trial is somebody's
         self._peak = 0
         self._owner_active: Counter[str] = Counter()
         self._owner_peak: OrderedDict[str, int] = OrderedDict()
         self.local_active = lambda: list(self.running.values())
-        self.local_stop = lambda stream_id, by, reason: None
+        self.local_stop = lambda stream_id, owner, by, reason: None
+        self.local_one = None
 
     def opened(self, entry: Entry) -> None:
-        if entry.stream_id in self.running:
+        key = stream_key(entry.stream_id, entry.owner)
+        if key in self.running:
             return
-        self.running[entry.stream_id] = entry
+        self.running[key] = entry
         self._peak = max(self._peak, len(self.running))
         self._owner_active[entry.owner] += 1
         self._owner_peak[entry.owner] = max(self._owner_peak.get(entry.owner, 0), self._owner_active[entry.owner])
@@ -97,56 +112,96 @@ class MemoryRegistry(Registry):
 
     def settle(self, receipt: Receipt) -> tuple[dict[str, int], dict[str, int]] | None:
         """What `closed` does; returns the statistics' increments (all, owner), or None for a repeated call."""
-        if self.running.pop(receipt.stream_id, None) is not None:
+        key = stream_key(receipt.stream_id, receipt.owner)
+        if self.running.pop(key, None) is not None:
             self._owner_active[receipt.owner] -= 1
             self._owner_active += Counter()  # drops zeros
-        elif self._receipts.get(receipt.stream_id) is not None:
+        elif self._receipts.get(key) is not None:
             return None
-        self._receipts.put(receipt.stream_id, receipt)
-        if self._claims.get(receipt.stream_id) is not None:
-            self._claims.put(receipt.stream_id, receipt.owner)
+        self._receipts.put(key, receipt)
+        token = self._claims.get(key)
+        if token is not None:
+            self._claims.put(key, token)  # the window begins anew at the end
         return self.fold.add(receipt)
 
-    async def admit(self, scope: str, limit: int, stream_id: str) -> Admission:
-        return self.admit_here(scope, limit, stream_id)
-
-    def admit_here(self, scope: str, limit: int, stream_id: str) -> Admission:
-        """`admit` by this node's own count."""
-        held = self.leases.get(scope, set())
-        if limit and stream_id not in held and len(held) >= limit:
-            return Admission(False, len(held), limit)
-        self.hold(scope, stream_id)
-        return Admission(True, len(self.leases[scope]), limit)
+    def moved(self, entry: Entry) -> None:
+        key = stream_key(entry.stream_id, entry.owner)
+        if self.running.pop(key, None) is not None:
+            self._owner_active[entry.owner] -= 1
+            self._owner_active += Counter()
+        self._receipts.pop(key)
 
     def hold(self, scope: str, stream_id: str) -> None:
-        """Note a lease that was granted."""
-        self.leases.setdefault(scope, set()).add(stream_id)
+        self.quotas.hold(scope, stream_id)
+
+    def let_go(self, scope: str, stream_id: str) -> None:
+        self.quotas.release(scope, stream_id)
+
+    def adopt(self, receipt: Receipt) -> None:
+        """The fleet has another receipt of a stream that ended here (it was declared lost before): that one counts."""
+        self._receipts.put(stream_key(receipt.stream_id, receipt.owner), receipt)
+
+    async def take(
+        self, stream_id: str, quotas: Sequence[Quota], rates: Sequence[Rate] = (), *, alone: bool = True
+    ) -> Taken:
+        return self.quotas.take(stream_id, quotas, rates)
+
+    def charge(self, rates: Sequence[Rate]) -> None:
+        self.quotas.charge(rates)
 
     def release(self, scope: str, stream_id: str) -> None:
-        held = self.leases.get(scope)
-        if held is not None:
-            held.discard(stream_id)
-            if not held:
-                del self.leases[scope]
+        self.quotas.release(scope, stream_id)
 
     async def claim(self, stream_id: str, owner: str) -> bool:
-        return self.claim_here(stream_id, owner)
+        return bool(self.claim_here(stream_id, owner))
 
-    def claim_here(self, stream_id: str, owner: str) -> bool:
-        """`claim` on this node. An id in use by anybody is refused: streams are found and stopped by id alone."""
-        used = self._claims.get(stream_id) is not None or self.ended(stream_id) is not None
-        if used or stream_id in self.running:
+    def claim_here(self, stream_id: str, owner: str) -> str:
+        """`claim` on this node: the token of the claim, "" when the id is taken."""
+        key = stream_key(stream_id, owner)
+        if self._claims.get(key) is not None or key in self.running:
+            return ""
+        if self.ended(key) is not None:
+            if not self.refused(key):
+                return ""
+            self._receipts.pop(key)
+            self._refused.pop(key)
+        token = secrets.token_hex(8)
+        self._claims.put(key, token)
+        return token
+
+    async def unclaim(self, stream_id: str, owner: str) -> None:
+        self.unclaim_here(stream_id, owner)
+
+    def unclaim_here(self, stream_id: str, owner: str) -> str:
+        """Forget a claim on this node; its token, "" when there was none. A receipt stays until the id is claimed."""
+        key = stream_key(stream_id, owner)
+        if self.ended(key) is not None:
+            self._refused.put(key, True)
+        token = self._claims.get(key)
+        self._claims.pop(key)
+        return token or ""
+
+    async def claim_probe(self, backend: str, seconds: float) -> bool:
+        return self.claim_probe_here(backend, seconds)
+
+    def claim_probe_here(self, backend: str, seconds: float) -> bool:
+        """`claim_probe` in this worker."""
+        now = self._clock()
+        if self._probes.get(backend, now) > now:
             return False
-        self._claims.put(stream_id, owner)
+        self._probes[backend] = now + seconds
         return True
 
-    def unclaim(self, stream_id: str) -> None:
-        """Forget a claim on this node."""
-        self._claims.pop(stream_id)
+    def unclaim_probe(self, backend: str) -> None:
+        self._probes.pop(backend, None)
 
-    def ended(self, stream_id: str) -> Receipt | None:
-        """The receipt of a stream that ended here within the replay window."""
-        return self._receipts.get(stream_id)
+    def refused(self, key: str) -> bool:
+        """Whether a stream (by its key) that ended here was refused with a status: another may have its id."""
+        return self._refused.get(key) is not None
+
+    def ended(self, key: str) -> Receipt | None:
+        """The receipt of a stream (by its key) that ended here within the replay window."""
+        return self._receipts.get(key)
 
     async def active(self, owner: str | None) -> list[Entry]:
         return self.active_here(owner)
@@ -161,11 +216,22 @@ class MemoryRegistry(Registry):
 
     def find_here(self, stream_id: str, owner: str | None) -> Entry | Receipt | None:
         """`find` on this node."""
-        found: Entry | Receipt | None = self.ended(stream_id)
-        if stream_id in self.running:
-            fresh = (e for e in self.local_active() if e.stream_id == stream_id)
-            found = next(fresh, self.running[stream_id])
-        return found if found is not None and owner in (None, found.owner) else None
+        key = self._key_of(stream_id) if owner is None else stream_key(stream_id, owner)
+        if key not in self.running:
+            return self.ended(key)
+        return self._fresh(key) or self.running[key]
+
+    def _fresh(self, key: str) -> Entry | None:
+        """A running stream as it is now."""
+        stream_id, owner = split_key(key)
+        if self.local_one is not None:
+            return self.local_one(stream_id, owner)
+        return next((e for e in self.local_active() if (e.stream_id, e.owner) == (stream_id, owner)), None)
+
+    def _key_of(self, stream_id: str) -> str:
+        """The key of anybody's stream of this id: a running one before the last one that ended; "" for none."""
+        keys = (*self.running, *reversed(self._receipts.keys()))
+        return next((key for key in keys if split_key(key)[0] == stream_id), "")
 
     async def cancel(self, stream_id: str, owner: str | None, *, by: str, reason: str, wait: float = 1.0) -> Cancelled:
         return self.cancel_here(stream_id, owner, by, reason)
@@ -174,7 +240,8 @@ class MemoryRegistry(Registry):
         """`cancel` on this node: `unknown` or `done`, or `pending` when the stream is ending but has no receipt yet."""
         found = self.find_here(stream_id, owner)
         if isinstance(found, Entry):
-            found = self.local_stop(stream_id, by, reason) or self.ended(stream_id) or found
+            key = stream_key(stream_id, found.owner)
+            found = self.local_stop(stream_id, found.owner, by, reason) or self.ended(key) or found
         if isinstance(found, Receipt):
             return Cancelled("done", found.state, found)
         return Cancelled("unknown") if found is None else Cancelled("pending", found.state)

@@ -9,21 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from backends.contract.errors import BackendError, ErrorCode
 from config import schema
-from gateway.registry.base import Admission, Cancelled, Entry, LocalActive, LocalStop, Registry
+from gateway.registry.base import Cancelled, Entry, LocalActive, LocalOne, LocalStop, Quota, Rate, Registry, Taken
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_figures import figures
 from gateway.registry.redis_fleet import Fleet
-from gateway.registry.redis_layout import Layout, read_entry, read_receipt
-from gateway.registry.statistics import merge, snapshot
+from gateway.registry.redis_layout import Layout, pick, read_entry, read_receipt
+from gateway.registry.redis_quotas import RedisQuotas
+from gateway.registry.redis_reaper import lease_life
+from gateway.streams.names import stream_key
 from gateway.streams.stream import Receipt
 
 _POLL = 0.03  # seconds between looks for another node's receipt
+_BLINK = 1.0  # seconds Redis may be away before a stream that is not here is called unknown
 _INBOX_MS = 60_000  # a cancel nobody fetches is forgotten
 
 
@@ -36,27 +41,31 @@ class RedisRegistry(Registry):
         self.local_active: LocalActive = self.local.local_active
         self.local_stop: LocalStop = self.local.local_stop
         lease = max(0.5, float(config.lease))
-        check = min(1.0, lease / 8)
-        # The key lives two checks less than the lease, so that a lost node is known within the lease.
-        self.layout = Layout(config.prefix, config.replay, lease - 2 * check, lease * 2)
+        self.layout = Layout(config.prefix, config.replay, lease_life(lease), lease * 2)
         self.link = Link(config.url, config.timeout, min(2.0, lease / 4))
         self.fleet = Fleet(node, self.link, self.layout, self.local, lease)
+        self.quotas = RedisQuotas(node, self.link, self.layout, self.local, self.fleet.push)
+        self.fleet.leases = self.quotas.renewed
         self._loop: asyncio.Task[None] | None = None
 
-    def attach(self, active: LocalActive, stop: LocalStop) -> None:
-        super().attach(active, stop)
-        self.local.attach(active, stop)
+    def attach(self, active: LocalActive, stop: LocalStop, one: LocalOne | None = None) -> None:
+        super().attach(active, stop, one)
+        self.local.attach(active, stop, one)
 
     async def start(self) -> None:
         with contextlib.suppress(Away):  # health() says so, and the loop goes on trying
             await self.fleet.beat(probe=True)
             await self.fleet.look()
+            await self.fleet.check_policy()
+        self.fleet.news.look(time.monotonic())
         self._loop = asyncio.create_task(self.fleet.run(), name="registry")
 
     async def stop(self) -> None:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        await self.fleet.reaper.stop()
+        await self.quotas.settled()
         for scope, ids in self.local.leases.items():
             for stream_id in ids:
                 self.fleet.push(self.layout.release(scope, stream_id))
@@ -68,49 +77,97 @@ class RedisRegistry(Registry):
         await self.link.close()
 
     def opened(self, entry: Entry) -> None:
+        before = {owner: self.local.peak(owner) for owner in (None, entry.owner)}
         self.local.opened(entry)
         self.fleet.push(self.layout.register(self.node, [entry]))
+        for owner, most in before.items():
+            if self.local.peak(owner) > most:
+                self.fleet.push(self.layout.peak(owner, most + 1))
 
     def closed(self, receipt: Receipt, key_id: str) -> None:
         counts = self.local.settle(receipt)
         if counts is not None:
             self.fleet.push(self.layout.settle(receipt, self.node, counts[1:]))
-            self.fleet.push(self.layout.keep_claim(receipt.stream_id))
+            self.fleet.push(self.layout.keep_claim(stream_key(receipt.stream_id, receipt.owner)))
 
-    async def admit(self, scope: str, limit: int, stream_id: str) -> Admission:
-        if not limit:
-            return Admission(True)
-        try:
-            granted, held = await self.link.one(self.layout.admit(scope, stream_id, limit))
-        except (Away, asyncio.CancelledError) as error:
-            answer = self.local.admit_here(scope, limit, stream_id) if isinstance(error, Away) else None
-            if answer is None or not answer.allowed:
-                self.fleet.push(self.layout.release(scope, stream_id))  # it may have been granted over there
-            if answer is None:
-                raise
-            return answer
-        if granted:
-            self.local.hold(scope, stream_id)
-        return Admission(bool(granted), int(held), limit)
+    def moved(self, entry: Entry) -> None:
+        self.local.moved(entry)
+
+    def hold(self, scope: str, stream_id: str) -> None:
+        self.local.hold(scope, stream_id)
+        self.fleet.push(self.layout.renew(scope, [stream_id]))
+
+    def let_go(self, scope: str, stream_id: str) -> None:
+        self.local.let_go(scope, stream_id)
+
+    async def take(
+        self, stream_id: str, quotas: Sequence[Quota], rates: Sequence[Rate] = (), *, alone: bool = True
+    ) -> Taken:
+        return await self.quotas.take(stream_id, quotas, rates, alone)
+
+    def charge(self, rates: Sequence[Rate]) -> None:
+        self.quotas.charge(rates)
 
     def release(self, scope: str, stream_id: str) -> None:
         self.local.release(scope, stream_id)
         self.fleet.push(self.layout.release(scope, stream_id))
 
     async def claim(self, stream_id: str, owner: str) -> bool:
-        if not self.local.claim_here(stream_id, owner):
+        token = self.local.claim_here(stream_id, owner)
+        if not token:
             return False
+        key = stream_key(stream_id, owner)
+        op = self.layout.claim(key, token)
+        asking = asyncio.ensure_future(self.link.one(op))
         try:
-            if await self.link.one(self.layout.claim(stream_id, owner)):
+            if await asyncio.shield(asking):
                 return True
         except Away:
+            self.fleet.push(op)  # this node's word until Redis is back, and the fleet's then
             return True
-        self.local.unclaim(stream_id)
+        except asyncio.CancelledError:
+            self.local.unclaim_here(stream_id, owner)
+            asking.add_done_callback(lambda done: self._take_back(done, key, token))
+            raise
+        self.local.unclaim_here(stream_id, owner)
         return False
 
-    def unclaim(self, stream_id: str) -> None:
-        self.local.unclaim(stream_id)
-        self.fleet.push(self.layout.unclaim(stream_id))
+    def _take_back(self, asked: asyncio.Future[Any], key: str, token: str) -> None:
+        """The caller left before its claim was granted: it may have been, now or (when it failed) later."""
+        if not asked.cancelled():
+            asked.exception()
+        self.fleet.push(self.layout.unclaim(key, token))
+
+    async def unclaim(self, stream_id: str, owner: str) -> None:
+        token = self.local.unclaim_here(stream_id, owner)
+        key = stream_key(stream_id, owner)
+        if self.local.refused(key):
+            self.fleet.push(self.layout.forget(self.node, stream_id, owner))  # behind its receipt
+        op = self.layout.unclaim(key, token)
+        if self.fleet.queue:
+            self.fleet.push(op)  # its claim may be waiting there
+        try:
+            await self.link.one(op)
+        except Away:
+            self.fleet.push(op)
+        except asyncio.CancelledError:
+            self.fleet.push(op)
+            raise
+
+    async def claim_probe(self, backend: str, seconds: float) -> bool:
+        if not self.local.claim_probe_here(backend, seconds):
+            return False
+        try:
+            granted = await self.link.one(self.layout.claim_probe(backend, self.node, seconds))
+        except Away:
+            return True  # each worker for itself meanwhile
+        if not granted:
+            self.local.unclaim_probe(backend)
+        return bool(granted)
+
+    def unclaim_probe(self, backend: str) -> None:
+        self.local.unclaim_probe(backend)
+        self.fleet.push(self.layout.unclaim_probe(backend, self.node))
 
     async def active(self, owner: str | None) -> list[Entry]:
         others = [e for e in await self._others() if owner is None or e.owner == owner]
@@ -124,58 +181,68 @@ class RedisRegistry(Registry):
         return [e for e in found if e is not None]
 
     async def find(self, stream_id: str, owner: str | None) -> Entry | Receipt | None:
-        found = self.local.find_here(stream_id, None) or (await self._abroad(stream_id))[0]
-        return found if found is not None and owner in (None, found.owner) else None
+        here = self.local.find_here(stream_id, owner)
+        if here is None or (isinstance(here, Receipt) and self.local.refused(stream_key(stream_id, here.owner))):
+            return (await self._abroad(stream_id, owner))[0] or here
+        return here
 
-    async def _abroad(self, stream_id: str) -> tuple[Entry | Receipt | None, str]:
-        """A stream of any node and the node's name; a receipt before an entry."""
-        nodes = self.fleet.peers
-        ops = [Op("GET", (self.layout.node_key("receipt", n, stream_id),)) for n in nodes]
-        ops += [Op("HGET", (self.layout.node_key("streams", n),), (stream_id,)) for n in nodes]
-        answers = await self.link.ask(ops)
-        for i, raw in enumerate(answers):
-            if isinstance(raw, bytes):
-                found = read_receipt(raw) if i < len(nodes) else read_entry(raw)
+    async def _abroad(self, stream_id: str, owner: str | None) -> tuple[Entry | Receipt | None, str]:
+        """A stream of any node and the node's name; a receipt before an entry. Raises REGISTRY_AWAY when the others
+        cannot be asked: that a stream is unknown here says nothing then."""
+        nodes, asked = self.fleet.peers, set[str]()
+        while nodes:
+            ops = [self.layout.receipt_of(n, stream_id, owner) for n in nodes]
+            ops += [self.layout.entry_of(n, stream_id, owner) for n in nodes]
+            answers = await self.link.ask([*ops, Op("ZRANGE", (self.layout.nodes,), (0, -1))], again=_BLINK)
+            if not answers or not self.link.healthy:
+                text = "the shared registry cannot be reached now; streams of other nodes are out of sight"
+                raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=2)
+            found: Entry | Receipt | None
+            for i, raw in enumerate(answers[:-1]):
+                found = pick(raw, stream_id, read_receipt) if i < len(nodes) else pick(raw, stream_id, read_entry)
                 if found is not None:
                     return found, nodes[i % len(nodes)]
+            asked.update(nodes)  # a node may have come since this one last looked who is there
+            listed = answers[-1] if isinstance(answers[-1], list) else []
+            nodes = [name for name in (raw.decode("utf-8", "replace") for raw in listed) if name not in asked]
         return None, ""
 
     async def cancel(self, stream_id: str, owner: str | None, *, by: str, reason: str, wait: float = 1.0) -> Cancelled:
-        if self.local.find_here(stream_id, None) is not None:
+        if self.local.find_here(stream_id, owner) is not None:
             return self.local.cancel_here(stream_id, owner, by, reason)
-        found, node = await self._abroad(stream_id)
-        if found is None or owner not in (None, found.owner):
+        found, node = await self._abroad(stream_id, owner)
+        if found is None:
             return Cancelled("unknown")
         if isinstance(found, Receipt):
             return Cancelled("done", found.state, found)
-        inbox = self.layout.node_key("inbox", node)
+        inbox, key = self.layout.node_key("inbox", node), stream_key(stream_id, found.owner)
         wish = msgspec.json.encode({"by": by, "reason": reason})
-        await self.link.ask([Op("HSET", (inbox,), (stream_id, wish)), Op("PEXPIRE", (inbox,), (_INBOX_MS,))])
-        receipt = await self._await_receipt(node, stream_id, wait)
+        await self.link.ask([Op("HSET", (inbox,), (key, wish)), Op("PEXPIRE", (inbox,), (_INBOX_MS,))])
+        receipt = await self._await_receipt(self.layout.receipt_of(node, stream_id, found.owner), wait)
         return Cancelled("pending", found.state) if receipt is None else Cancelled("done", receipt.state, receipt)
 
-    async def _await_receipt(self, node: str, stream_id: str, wait: float) -> Receipt | None:
+    async def _await_receipt(self, op: Op, wait: float) -> Receipt | None:
         deadline = time.monotonic() + wait
         while (left := deadline - time.monotonic()) > 0 and self.link.healthy:
             await asyncio.sleep(min(_POLL, left))
-            answers = await self.link.ask([Op("GET", (self.layout.node_key("receipt", node, stream_id),))])
+            answers = await self.link.ask([op])
             if answers and isinstance(answers[0], bytes):
                 return read_receipt(answers[0])
         return None
 
     async def statistics(self, owner: str | None) -> dict[str, Any]:
-        nodes = self.fleet.peers
-        answers = await self.link.ask([Op("HGETALL", (self.layout.stats_key(n, owner),)) for n in nodes])
-        if not answers:
-            return self.local.statistics_here(owner)
         running = await self.active(owner)
-        return snapshot(
-            merge(_numbers(part) for part in answers),
-            active=len(running),
-            peak=max(self.local.peak(owner), self.fleet.peak if owner is None else 0),
-            backends=Counter(e.backend for e in running),
-            models=Counter(e.model for e in running),
-        )
+        try:
+            if not self.partial:
+                peak = self.local.peak(owner)
+                return await figures(self.link, self.layout, self.fleet.peers, owner, running, peak)
+        except Away:
+            pass
+        return self.local.statistics_here(owner) | {"partial": True}
+
+    @property
+    def partial(self) -> bool:
+        return not self.link.healthy
 
     def health(self) -> dict[str, Any]:
         well = self.link.healthy and not self.fleet.note
@@ -190,10 +257,3 @@ class RedisRegistry(Registry):
         }
         error = self.link.error or self.fleet.note
         return found | {"error": error} if error else found
-
-
-def _numbers(raw: Any) -> dict[str, int]:
-    if isinstance(raw, BaseException) or not raw:
-        return {}
-    pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
-    return {name.decode(): int(value) for name, value in pairs}

@@ -1,4 +1,4 @@
-"""The wire to Redis: URL to client, batches of commands, and one small breaker.
+"""The wire to Redis: batches of commands, and one small breaker.
 
 Law: a command is sent once, never retried; it runs in a task of its own, so a cancelled caller cannot leave a
 connection half read; after a failure every call fails at once until a probe succeeds. The only repeat is a script the
@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis, RedisCluster, Sentinel
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
-_AT_ONCE = 16  # commands in flight per node; more wait their turn within their own time-out
+from gateway.registry.redis_url import Client, connect
+
+_AT_ONCE = 16  # commands in flight per node; more wait their turn
+_CROWD = 4  # time-outs a command waits for its turn beyond the first
 _PAUSE = 0.1  # seconds until the first probe after a failure; doubled up to `longest_pause`
 
 T = TypeVar("T")
-Client = Any  # redis.asyncio's clients share their methods but no base class
 
 
 def _load() -> dict[str, str]:
@@ -43,6 +41,10 @@ class Away(Exception):
     """Redis did not answer, or refuses to work now: use what this node knows."""
 
 
+class Poisoned(Away):
+    """Redis works, but the value under a key is not what it should be."""
+
+
 class Op(NamedTuple):
     """One idempotent command: a script's name or a Redis command, its keys (of one slot), its other arguments."""
 
@@ -51,60 +53,9 @@ class Op(NamedTuple):
     args: tuple[str | bytes | int, ...] = ()
 
 
-def connect(url: str, timeout: float) -> Client:
-    """A client for any of SCHEMES; nothing is sent yet. Raises ValueError for a URL it cannot read."""
-    scheme = urlsplit(url).scheme
-    if scheme not in SCHEMES:
-        raise ValueError(f"registry.url: unknown scheme {scheme!r}; known: memory, {', '.join(SCHEMES)}")
-    options: dict[str, Any] = {
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
-    if scheme.endswith("+sentinel"):
-        return _sentinel(url, options)
-    if scheme.endswith("+cluster"):
-        user, hosts, _ = _authority(url)
-        nodes = [ClusterNode(host, port) for host, port in _hosts(hosts, 6379)]
-        return RedisCluster(startup_nodes=nodes, ssl=scheme.startswith("rediss"), **user, **options)
-    return Redis.from_url(url, **options)
-
-
-def _sentinel(url: str, options: dict[str, Any]) -> Client:
-    user, hosts, path = _authority(url)
-    service, _, db = path.partition("/")
-    if not service:
-        raise ValueError("registry.url: redis+sentinel:// needs a service name: redis+sentinel://host:26379/mymaster")
-    secure = {"ssl": True} if url.startswith("rediss") else {}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-        _hosts(hosts, 26379), sentinel_kwargs=options | secure, **options, **secure, **user
-    )
-    return sentinel.master_for(service, db=int(db or 0))
-
-
-def _authority(url: str) -> tuple[dict[str, Any], str, str]:
-    rest = url.split("://", 1)[1].split("?", 1)[0]
-    authority, _, path = rest.partition("/")
-    login, _, hosts = authority.rpartition("@")
-    name, _, password = login.partition(":")
-    user = {"username": unquote(name), "password": unquote(password)}
-    return {key: value for key, value in user.items() if value}, hosts, path
-
-
-def _hosts(text: str, port: int) -> list[tuple[str, int]]:
-    found = []
-    for item in text.split(","):
-        parts = urlsplit("//" + item)
-        if not parts.hostname:
-            raise ValueError(f"registry.url: {item!r} is not host:port")
-        found.append((parts.hostname, parts.port or port))
-    return found
-
-
 def is_poison(error: BaseException) -> bool:
     """Whether the fault lies in one key's value, not in the server: repeating would never help."""
-    return "WRONGTYPE" in str(error)
+    return "WRONGTYPE" in str(error) or "not an integer" in str(error)
 
 
 class Link:
@@ -117,6 +68,7 @@ class Link:
         self.healthy = False
         self.since = time.time()  # Unix seconds of the last change
         self.up_since = 0.0  # monotonic seconds
+        self.down_since = -math.inf  # likewise
         self.error = "not connected yet"
         self.retry_at = 0.0
         self._pause = _PAUSE
@@ -128,21 +80,26 @@ class Link:
         """Run one command within `patience` x the time-out. Raises Away, at once while the breaker is open."""
         if not (self.healthy or probe):
             raise Away(self.error)
-        task = asyncio.create_task(self._guarded(command, probe))
+        began: list[float] = []
+        task = asyncio.create_task(self._guarded(command, probe, began))
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        finished, _ = await asyncio.wait({task}, timeout=self.timeout * patience)
-        if not finished:
-            self.trip("no answer in time")
-            raise Away(self.error)
-        return task.result()
+        limit = self.timeout * patience
+        finished, _ = await asyncio.wait({task}, timeout=limit)
+        if not finished and not began:
+            finished, _ = await asyncio.wait({task}, timeout=limit * _CROWD)
+        if finished:
+            return task.result()
+        if began and time.monotonic() - began[0] >= limit * 0.9:
+            self.trip("no answer in time")  # waiting for a turn is no fault of Redis
+        raise Away(self.error or "too many commands at once")
 
-    async def batch(self, ops: Sequence[Op], *, probe: bool = False) -> list[Any]:
+    async def batch(self, ops: Sequence[Op], *, probe: bool = False, patience: float = 5.0) -> list[Any]:
         """Send all in one pipeline (on a cluster: at once, each to its node). The answers, in order; an answer to a
         poisoned key is its exception. Raises Away: then each may or may not have been done."""
-        answers = await self.run(lambda client: self._send(client, ops), probe=probe, patience=5)
+        answers = await self.run(lambda client: self._send(client, ops), probe=probe, patience=patience)
         if any(isinstance(a, NoScriptError) for a in answers):
-            answers = await self.run(lambda client: self._again(client, ops, answers), probe=probe, patience=5)
+            answers = await self.run(lambda client: self._again(client, ops, answers), probe=probe, patience=patience)
         for answer in answers:
             if isinstance(answer, BaseException) and not is_poison(answer):
                 self.trip(str(answer))
@@ -150,7 +107,7 @@ class Link:
         return answers
 
     async def one(self, op: Op) -> Any:
-        """One command, within the time-out. Raises Away."""
+        """One command, within the time-out. Raises Away, or Poisoned for a value of the wrong kind."""
 
         async def send(client: Client) -> list[Any]:
             answers = await self._send(client, (op,))
@@ -158,25 +115,36 @@ class Link:
 
         answer = (await self.run(send))[0]
         if isinstance(answer, BaseException):
-            if not is_poison(answer):
-                self.trip(str(answer))
+            if is_poison(answer):
+                raise Poisoned(str(answer))
+            self.trip(str(answer))
             raise Away(str(answer))
         return answer
 
-    async def ask(self, ops: Sequence[Op]) -> list[Any]:
-        """Plain reads, within one time-out: their answers (or exceptions), or an empty list while Redis is away."""
+    async def ask(self, ops: Sequence[Op], *, again: float = 0.0) -> list[Any]:
+        """Plain reads, within one time-out: their answers (or exceptions), or an empty list while Redis is away.
+        `again`: once more if Redis is back within so many seconds of its loss (a burst here may look like one)."""
         if not ops:
             return []
         try:
             return await self.run(lambda client: self._send(client, ops))
         except Away:
-            return []
+            pass
+        while not self.healthy and time.monotonic() - self.down_since < again:  # noqa: ASYNC110 - two ends
+            await asyncio.sleep(0.05)
+        return await self.ask(ops) if again and self.healthy else []
+
+    async def refresh(self) -> None:
+        """Drop idle connections before a probe: after a failover the same name may mean another server."""
+        pool = getattr(self.client, "connection_pool", None)  # a cluster client has one per node and sees to it itself
+        if pool is not None:
+            await pool.disconnect(inuse_connections=False)
 
     def trip(self, error: str) -> None:
         """Open the breaker; the next probe is due after a jittered, growing pause."""
         now = time.monotonic()
         if self.healthy:
-            self.healthy, self.since, self._pause = False, time.time(), _PAUSE
+            self.healthy, self.since, self.down_since, self._pause = False, time.time(), now, _PAUSE
         elif now >= self.retry_at:
             self._pause = min(self._longest, self._pause * 2)
         self.error = error or "no connection"
@@ -196,8 +164,9 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             self.error = f"closing: {error}"
 
-    async def _guarded(self, command: Callable[[Client], Awaitable[T]], probe: bool) -> T:
+    async def _guarded(self, command: Callable[[Client], Awaitable[T]], probe: bool, began: list[float]) -> T:
         async with self._turn:
+            began.append(time.monotonic())
             if not (self.healthy or probe):
                 raise Away(self.error)
             try:
@@ -213,10 +182,10 @@ class Link:
 
     async def _send(self, client: Client, ops: Sequence[Op]) -> list[Any]:
         if self.cluster:  # its pipeline refuses scripts
-            return await asyncio.gather(*(client.execute_command(*_words(op)) for op in ops), return_exceptions=True)
+            return await asyncio.gather(*(client.execute_command(*words_of(op)) for op in ops), return_exceptions=True)
         pipe = client.pipeline(transaction=False)
         for op in ops:
-            pipe.execute_command(*_words(op))
+            pipe.execute_command(*words_of(op))
         answers: list[Any] = await pipe.execute(raise_on_error=False)
         return answers
 
@@ -231,7 +200,8 @@ class Link:
         return found
 
 
-def _words(op: Op) -> tuple[str | bytes | int, ...]:
+def words_of(op: Op) -> tuple[str | bytes | int, ...]:
+    """A command as it is sent."""
     if op.name in _DIGESTS:
         return ("EVALSHA", _DIGESTS[op.name], len(op.keys), *op.keys, *op.args)
     return (op.name, *op.keys, *op.args)

@@ -1,7 +1,7 @@
-"""A node's housekeeping in Redis: flush, heartbeat, inbox of cancels, and the reaping of nodes that are gone.
+"""A node's housekeeping in Redis: flush, heartbeat, inbox of cancels, and now and then a look at the others.
 
-Law: one loop, one step after the other; what fails is kept and repeated (every command is idempotent), and nothing is
-judged about others unless this node has itself seen Redis well for a whole lease.
+Law: one loop, one step after the other; what fails is kept and repeated (every command is idempotent). Writes carry
+this node's epoch: once the fleet has declared it lost they are refused, and the streams it had stop as `node_lost`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import structlog
+from redis.exceptions import ResponseError
 
-from gateway.registry.base import Entry, LocalStop
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
-from gateway.registry.redis_layout import Layout, lost, read_entry
-from gateway.registry.statistics import Fold
+from gateway.registry.redis_healing import healed
+from gateway.registry.redis_layout import LOST, STALE, Layout, read_receipt, registered_keys, settled_key
+from gateway.registry.redis_news import News
+from gateway.registry.redis_reaper import Reaper
+from gateway.registry.redis_url import Client
+from gateway.streams.names import split_key, stream_key
 
 log = structlog.get_logger(__name__)
 
@@ -40,17 +45,26 @@ class Fleet:
         self.layout = layout
         self.local = local
         self.lease = lease
-        self.check = min(1.0, lease / 8)
+        self.reaper = Reaper(node, link, layout, local, lease)
+        self.leases: Callable[[], list[Op]] = list  # the commands that prolong the leases held here
         self.epoch = uuid4().hex
         self.queue: deque[Op] = deque()
         self.dropped = 0
-        self.peers: list[str] = [node]
-        self.peak = 0
         self.note = ""
-        self._suspects: dict[str, float] = {}
-        self._due = dict.fromkeys(("beat", "inbox", "check", "policy"), 0.0)
-        self._looked = 0.0
-        self._wills = Fold()  # bounds the labels of streams this node buries
+        self.news = News(link, node)
+        self._due = dict.fromkeys(("beat", "inbox", "check", "tidy", "policy"), 0.0)
+        self._written: set[str] = set()  # running streams the fleet knows under this epoch
+        self._lost: set[str] = set()  # those of the epoch that was declared lost: the fleet has ended them
+        self._stale = False
+
+    @property
+    def peers(self) -> list[str]:
+        """The nodes of the fleet, this one first."""
+        return self.reaper.peers
+
+    async def look(self) -> None:
+        """See who is there. Raises Away."""
+        await self.reaper.look()
 
     def push(self, op: Op) -> None:
         """Queue a command for the next flush; the oldest goes when there is no room."""
@@ -64,10 +78,11 @@ class Fleet:
         while True:
             try:
                 await self.step()
-            except Away as error:
-                log.debug("registry.away", error=str(error))
+            except Away:
+                pass  # `news` says so
             except Exception:
                 log.exception("registry.step_failed")  # a fault of ours must not end the heartbeat
+            self.news.look(time.monotonic())
             await asyncio.sleep(TICK)
 
     async def step(self) -> None:
@@ -75,16 +90,19 @@ class Fleet:
         now = time.monotonic()
         if not self.link.healthy:
             if now >= self.link.retry_at:
+                await self.link.refresh()
                 await self.beat(probe=True)
             return
-        if self._is_due("beat", now, self.lease / 3):
+        if self._stale or self._is_due("beat", now, self.lease / 3):
             await self.beat()
         await self.flush()
         if self._is_due("inbox", now, INBOX):
             await self.read_inbox()
-        if self._is_due("check", now, self.check):
+        if self._is_due("check", now, self.reaper.check):
             await self.look()
-        if self._is_due("policy", now, POLICY) and not self.link.cluster:
+        if self._is_due("tidy", now, self.lease):
+            await self.reaper.tidy(self.epoch, lambda: not self.queue)
+        if self._is_due("policy", now, POLICY):
             await self.check_policy()
 
     def _is_due(self, name: str, now: float, period: float) -> bool:
@@ -95,25 +113,39 @@ class Fleet:
 
     async def beat(self, *, probe: bool = False) -> None:
         """Renew the lease, register every running stream anew, prolong concurrency leases; the probe of the breaker."""
-        before = (await self.link.batch(self.layout.beat(self.node, self.epoch), probe=probe))[0]
-        if not self.link.healthy:
-            self.link.recovered()
-            log.info("registry.connected", node=self.node)
+        before = (await self._ask(self.layout.beat(self.node, self.epoch), probe=probe))[0]
+        if before == LOST:
+            self._declared_lost()
+            before = (await self._ask(self.layout.beat(self.node, self.epoch), probe=probe))[0]
+        self.link.recovered()
+        self._stale = False
         self._due["beat"] = time.monotonic() + self.lease / 3
         await self._register()
-        if before not in (self.epoch.encode(), self.epoch):
-            await self._bury_own()
+        if before != self.epoch.encode():
+            self._due["tidy"] = 0.0
+
+    async def _ask(self, ops: list[Op], *, probe: bool = False) -> list[Any]:
+        return await healed(self.link, self.layout, ops, probe=probe)
+
+    def _declared_lost(self) -> None:
+        """This node was silent for longer than its lease: its streams have been ended without it."""
+        self._lost, self._written, self.epoch = self._written, set(), uuid4().hex
+        log.warning("registry.declared_lost", node=self.node, streams=len(self._lost))
+        for key in self._lost & self.local.running.keys():
+            self._stop(key, "gateway", "node_lost")
 
     async def _register(self) -> None:
-        entries = [e for e in self.local.local_active() if self.local.ended(e.stream_id) is None]
+        running = self.local.local_active()
+        entries = [e for e in running if self.local.ended(stream_key(e.stream_id, e.owner)) is None]
+        self._written.intersection_update(self.local.running)
         ops = [self.layout.register(self.node, entries[i : i + _CHUNK]) for i in range(0, len(entries), _CHUNK)]
-        ops += [self.layout.renew(scope, sorted(ids)) for scope, ids in self.local.leases.items()]
+        ops += self.leases()
         for i in range(0, len(ops), _BATCH):
             await self._deliver(ops[i : i + _BATCH])
 
     async def flush(self) -> None:
-        """Send the queue. What may not have arrived is put back, in order."""
-        while self.queue:
+        """Send the queue. What may not have arrived is put back, in order. A refused epoch waits for the next beat."""
+        while self.queue and not self._stale:
             batch = [self.queue.popleft() for _ in range(min(_BATCH, len(self.queue)))]
             try:
                 await self._deliver(batch)
@@ -122,82 +154,80 @@ class Fleet:
                 raise
 
     async def _deliver(self, ops: list[Op]) -> None:
-        for op, answer in zip(ops, await self.link.batch(ops), strict=True):
-            if isinstance(answer, BaseException):
-                log.warning("registry.corrupt_key", keys=op.keys[:2], error=str(answer))
-            elif op.name == "register":
-                self._fence(answer)
+        ready = [self._fenced(op) for op in ops]
+        again = []
+        for op, answer in zip(ready, await self._ask(ready), strict=True):
+            if answer == STALE:
+                self._stale = True
+                if op.name == "settle":  # registrations are made anew by the beat
+                    again.append(op)
+            elif op.name == "register" and isinstance(answer, list):
+                self._registered(op, answer)
+            elif op.name in ("settle", "HGET") and isinstance(answer, bytes):
+                self._adopt(answer)
+        self.queue.extendleft(reversed(again))
 
-    def _fence(self, ended: list[bytes]) -> None:
-        """Another node buried these while we were away: they must not go on here."""
+    def _fenced(self, op: Op) -> Op:
+        """A write under the present epoch. Of a stream the fleet has ended, only the receipt is asked for."""
+        if op.name == "settle" and settled_key(op) in self._lost:
+            stream_id, owner = split_key(settled_key(op))
+            return self.layout.receipt_of(self.node, stream_id, owner)
+        return self.layout.stamped(op, self.epoch)
+
+    def _registered(self, op: Op, ended: list[bytes]) -> None:
+        """Those that ended were buried by another node while we were away: they must not go on here."""
+        self._written.update(registered_keys(op))
         for raw in ended:
-            stream_id = raw.decode()
-            if self.local.ended(stream_id) is None:
-                log.warning("registry.fenced", stream=stream_id)
-                self._stop(stream_id, "gateway", "node_lost")
+            key = raw.decode()
+            self._written.discard(key)
+            if self.local.ended(key) is None:
+                log.warning("registry.fenced", stream=key)
+                self._stop(key, "gateway", "node_lost")
 
-    def _stop(self, stream_id: str, by: str, reason: str) -> None:
-        stop: LocalStop = self.local.local_stop
-        stop(stream_id, by, reason)
+    def _adopt(self, raw: bytes) -> None:
+        receipt = read_receipt(raw)
+        if receipt is not None and self.local.ended(stream_key(receipt.stream_id, receipt.owner)) != receipt:
+            self.local.adopt(receipt)
+
+    def _stop(self, key: str, by: str, reason: str) -> None:
+        stream_id, owner = split_key(key)
+        self.local.local_stop(stream_id, owner, by, reason)
 
     async def read_inbox(self) -> None:
         """Cancels other nodes asked of this one: done first, struck off after, so none is lost in between."""
         key = self.layout.node_key("inbox", self.node)
-        answer = (await self.link.batch([Op("HGETALL", (key,))]))[0]
+        answer = (await self._ask([Op("HGETALL", (key,))]))[0]
         if not answer or isinstance(answer, BaseException):
             return
         wishes = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
-        for raw_id, raw in wishes.items():
-            wish = msgspec.json.decode(raw, type=dict[str, str])
-            if raw_id.decode() in self.local.running:
-                self._stop(raw_id.decode(), wish["by"], wish["reason"])
-        await self.link.batch([Op("HDEL", (key,), tuple(wishes))])
-
-    async def look(self) -> None:
-        """Who is there; bury the streams of a node found without a lease twice in a row."""
-        now = time.monotonic()
-        if now - self._looked > self.check * 4 + 0.5:
-            self._suspects.clear()  # we were away ourselves
-        self._looked = now
-        names = (await self.link.batch([Op("ZRANGE", (self.layout.nodes,), (0, -1))]))[0]
-        self.peers = [self.node, *(n for n in (raw.decode() for raw in names) if n != self.node)]
-        ops = [Op("EXISTS", (self.layout.node_key("node", n),)) for n in self.peers]
-        ops += [Op("HLEN", (self.layout.node_key("streams", n),)) for n in self.peers]
-        answers = await self.link.batch(ops)
-        alive, sizes = answers[: len(self.peers)], answers[len(self.peers) :]
-        self.peak = max(self.peak, sum(n for n in sizes if isinstance(n, int)))
-        gone = {n for n, a, size in zip(self.peers, alive, sizes, strict=True) if a == 0 and size and n != self.node}
-        sure = now - self.link.up_since >= self.lease  # after an outage the others need time to return
-        for node in gone & self._suspects.keys() if sure else ():
-            await self._bury(node, await self._entries(node), if_dead=True)
-        self._suspects = dict.fromkeys(gone, now)
-
-    async def _entries(self, node: str) -> list[Entry]:
-        raw = (await self.link.batch([Op("HVALS", (self.layout.node_key("streams", node),))]))[0]
-        found = [] if isinstance(raw, BaseException) else [read_entry(item) for item in raw]
-        return [entry for entry in found if entry is not None]
-
-    async def _bury_own(self) -> None:
-        """Streams of an earlier life of this node (it was restarted under the same name)."""
-        own = {e.stream_id for e in self.local.local_active()}
-        left = [e for e in await self._entries(self.node) if e.stream_id not in own]
-        await self._bury(self.node, [e for e in left if self.local.ended(e.stream_id) is None], if_dead=False)
-
-    async def _bury(self, node: str, entries: list[Entry], *, if_dead: bool) -> None:
-        ops = []
-        for entry in entries:
-            receipt = lost(entry, int(time.time() * 1000))
-            ops.append(self.layout.settle(receipt, node, self._wills.add(receipt)[:1], if_dead=if_dead))
-        for i in range(0, len(ops), _BATCH):
-            await self._deliver(ops[i : i + _BATCH])
-        if entries:
-            log.warning("registry.node_lost", node=node, streams=len(entries))
+        for raw_key, raw in wishes.items():
+            wish = _wish(raw)
+            if wish and raw_key.decode("utf-8", "replace") in self.local.running:
+                self._stop(raw_key.decode(), wish.get("by", "client"), wish.get("reason", ""))
+        await self._ask([Op("HDEL", (key,), tuple(wishes))])
 
     async def check_policy(self) -> None:
-        """A server that evicts keys may forget streams: say so."""
-        info: dict[str, Any] = await self.link.run(lambda client: client.info("memory"))
-        policy = str(info.get("maxmemory_policy", "noeviction"))
-        note = "" if policy == "noeviction" else f"maxmemory-policy {policy} may evict streams; set noeviction"
+        """A server that evicts keys may forget streams: say so. Raises Away."""
+        policies = await self.link.run(_policies)
+        evicting = next((policy for policy in policies if policy != "noeviction"), "")
+        note = f"maxmemory-policy {evicting} may evict streams; set noeviction" if evicting else ""
         if note and note != self.note:
-            log.warning("registry.evicting_policy", policy=policy)
+            log.warning("registry.evicting_policy", policy=evicting)
         self.note = note
+
+
+def _wish(raw: bytes) -> dict[str, str]:
+    try:
+        return msgspec.json.decode(raw, type=dict[str, str])
+    except msgspec.MsgspecError:
+        return {}
+
+
+async def _policies(client: Client) -> list[str]:
+    """The eviction policy of every primary; none where INFO is not permitted to us."""
+    try:
+        info: dict[str, Any] = await client.info("memory")
+    except ResponseError:
+        return []
+    parts = [info] if "maxmemory_policy" in info else [part for part in info.values() if isinstance(part, dict)]
+    return [str(part.get("maxmemory_policy", "noeviction")) for part in parts]

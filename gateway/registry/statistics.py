@@ -39,9 +39,9 @@ def bucket_value(index: int) -> float:
 def fields(receipt: Receipt, model: str | None = None) -> dict[str, int]:
     """The increments of one ended stream. `model` replaces the receipt's name where labels are bounded."""
     label = receipt.model if model is None else model
-    found = {f"state|{receipt.state}": 1, f"duration|{bucket(receipt.duration_ms)}": 1}
+    found = {f"state|{receipt.state}": 1} | _observed("duration", receipt.duration_ms)
     if receipt.first_token_ms is not None:
-        found[f"first|{bucket(receipt.first_token_ms)}"] = 1
+        found |= _observed("first", receipt.first_token_ms)
         found["streaming_ms"] = max(0, round(receipt.duration_ms - receipt.first_token_ms))
     tokens = receipt.completion_tokens or receipt.token_count
     found |= {"tokens": tokens, "prompt_tokens": receipt.prompt_tokens}
@@ -50,6 +50,12 @@ def fields(receipt: Receipt, model: str | None = None) -> dict[str, int]:
         if receipt.state in _FAILED:
             found[f"{kind}|failed|{name}"] = 1
     return {name: value for name, value in found.items() if value}
+
+
+def _observed(kind: str, milliseconds: float) -> dict[str, int]:
+    """One time: counted in its bucket, and added to what its bucket holds (whole microseconds)."""
+    index = bucket(milliseconds)
+    return {f"{kind}|{index}": 1, f"{kind}_us|{index}": round(max(0.0, milliseconds) * 1000)}
 
 
 def merge(parts: Iterable[Fields]) -> Counter[str]:
@@ -61,20 +67,34 @@ def merge(parts: Iterable[Fields]) -> Counter[str]:
 
 
 def percentiles(counts: Fields, kind: str) -> dict[str, float | None]:
-    """p50, p95 and p99 in milliseconds of the histogram `kind`; None while it is empty."""
+    """p50, p95 and p99 in milliseconds of the histogram `kind`; None while it is empty. Each is the mean of its bucket,
+    so never more than the greatest time there was nor less than the smallest."""
     prefix = kind + "|"
     buckets = sorted((int(name[len(prefix) :]), n) for name, n in counts.items() if name.startswith(prefix))
     total = sum(n for _, n in buckets)
-    return {f"p{p}": _percentile(buckets, total, p / 100) for p in (50, 95, 99)}
+    found: dict[str, float | None] = {}
+    for p in (50, 95, 99):
+        index = _bucket_of(buckets, total, p / 100)
+        found[f"p{p}"] = None if index is None else round(_mean(counts, kind, index), 1)
+    return found
 
 
-def _percentile(buckets: list[tuple[int, int]], total: int, share: float) -> float | None:
+def _bucket_of(buckets: list[tuple[int, int]], total: int, share: float) -> int | None:
     rank = 0
     for index, n in buckets:
         rank += n
         if rank >= share * total:
-            return round(bucket_value(index), 1)
+            return index
     return None
+
+
+def _mean(counts: Fields, kind: str, index: int) -> float:
+    """What the times of a bucket are on average; its middle where only some of them were added up (by nodes of an
+    earlier release)."""
+    mean = counts.get(f"{kind}_us|{index}", 0) / 1000 / counts[f"{kind}|{index}"]
+    low, high = (0.0, 1.0) if index <= 0 else (2 ** ((index - 1) / _STEPS), 2 ** (index / _STEPS))
+    within = low * 0.9999 <= mean and (mean <= high * 1.0001 or index >= _TOP)
+    return mean if within else bucket_value(index)
 
 
 def _by(counts: Fields, kind: str, running: Mapping[str, int]) -> dict[str, dict[str, Any]]:

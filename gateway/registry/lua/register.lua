@@ -1,12 +1,16 @@
 -- Write running streams of one node, unless a receipt says they have ended. All keys share the node's slot.
--- KEYS: streams hash, then one receipt key per stream. ARGV: id and entry, per stream. Returns the ids that have a receipt.
+-- KEYS: tomb, streams hash, then one receipts hash per stream. ARGV: epoch, then key, owner and entry per stream.
+-- Returns the keys that have a receipt, or 'stale' when this epoch was declared lost: nothing is written then.
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  return 'stale'
+end
 local fenced = {}
-for i = 2, #KEYS do
-  local id = ARGV[2 * i - 3]
-  if redis.call('EXISTS', KEYS[i]) == 1 then
-    fenced[#fenced + 1] = id
+for i = 3, #KEYS do
+  local at = 3 * i - 7
+  if redis.call('HEXISTS', KEYS[i], ARGV[at + 1]) == 1 then
+    fenced[#fenced + 1] = ARGV[at]
   else
-    redis.call('HSET', KEYS[1], id, ARGV[2 * i - 2])
+    redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 2])
   end
 end
 return fenced

@@ -8,7 +8,7 @@ from support.registry_nodes import entry, receipt
 from config import schema
 from gateway.registry.catalog import build
 from gateway.registry.memory import MemoryRegistry
-from gateway.streams.stream import Receipt
+from gateway.streams.stream import Entry, Receipt
 
 
 class Clock:
@@ -37,8 +37,8 @@ async def test_receipts_are_bounded_by_count() -> None:
     registry = MemoryRegistry("a", 10, max_receipts=5)
     for i in range(20):
         registry.closed(receipt(entry(f"s{i}")), "")
-    assert registry.ended("s19") is not None
-    assert registry.ended("s14") is None
+    assert registry.ended("s19@acme") is not None
+    assert registry.ended("s14@acme") is None
     assert (await registry.statistics(None))["total"] == 20
 
 
@@ -58,7 +58,7 @@ async def test_cancel_is_idempotent_and_hides_foreign_streams() -> None:
     registry = MemoryRegistry("a")
     one = entry("s1")
 
-    def stop(stream_id: str, by: str, reason: str) -> Receipt:
+    def stop(stream_id: str, owner: str, by: str, reason: str) -> Receipt:
         ended = receipt(one, "cancelled")
         registry.closed(ended, "")
         return ended
@@ -85,6 +85,38 @@ async def test_leases_and_claims() -> None:
     assert not await registry.claim("x", "acme")
 
 
+async def test_an_id_given_back_after_the_end_is_free() -> None:
+    """A refused request could not be repeated under its id; without that the receipt guards it."""
+    registry = MemoryRegistry("a")
+    for state, free in (("upstream_error", True), ("completed", False)):
+        assert await registry.claim("mine", "acme")
+        one = entry("mine")
+        registry.opened(one)
+        registry.closed(receipt(one, state), "")
+        if free:
+            await registry.unclaim("mine", "acme")
+        found = await registry.find("mine", "acme")
+        assert getattr(found, "ended_by", None) is not None
+    assert not await registry.claim("mine", "acme")
+
+
+async def test_ids_belong_to_their_owner() -> None:
+    """One owner's stream would hide another's of the same id, or its end would end it."""
+    registry = MemoryRegistry("a")
+    assert await registry.claim("s", "acme")
+    assert await registry.claim("s", "other")
+    for owner in ("acme", "other"):
+        registry.opened(entry("s", owner))
+    registry.closed(receipt(entry("s", "acme")), "")
+    assert isinstance(await registry.find("s", "acme"), Receipt)
+    assert isinstance(await registry.find("s", "other"), Entry)
+    assert isinstance(await registry.find("s", None), Entry)  # operators see a running one first
+    assert not await registry.claim("s", "acme")  # within the replay window
+    assert await registry.claim("t", "acme")
+    await registry.unclaim("t", "acme")
+    assert await registry.claim("t", "acme")
+
+
 def test_build_knows_its_schemes() -> None:
     """A mistyped URL must be refused in words, not fall back to anything."""
     assert isinstance(build(schema.Registry(), "a"), MemoryRegistry)
@@ -99,3 +131,16 @@ def test_build_knows_its_schemes() -> None:
 def test_build_reads_every_kind_of_url(url: str) -> None:
     """Each documented kind of URL must make a client without connecting."""
     assert build(schema.Registry(url=url), "a").health()["status"] == "degraded"
+
+
+async def test_a_trial_is_one_workers_at_a_time() -> None:
+    """A backend that has just come back would be met by every worker at once."""
+    now = [0.0]
+    registry = MemoryRegistry("n", clock=lambda: now[0])
+    assert await registry.claim_probe("b", 30)
+    assert not await registry.claim_probe("b", 30)
+    assert await registry.claim_probe("other", 30)
+    registry.unclaim_probe("b")
+    assert await registry.claim_probe("b", 30)
+    now[0] = 30.0
+    assert await registry.claim_probe("b", 30)

@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 from support.redis_server import BINARY, RedisServer
 from support.registry_nodes import Node, until
 
 from gateway.registry.base import Entry
+from gateway.registry.redis_news import QUIET
+from gateway.streams.names import stream_key
 from gateway.streams.stream import Receipt
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
@@ -65,6 +68,31 @@ async def test_cancels_on_another_node(server: RedisServer) -> None:
         assert a.stopped == [("s1", "client", "deleted")]
 
 
+async def test_owners_share_ids_but_not_streams(server: RedisServer) -> None:
+    """Two owners' streams of one id would be cancelled, found or accounted for in each other's place."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b, Node("c", server.url) as c:
+        assert await until(lambda: all(len(n.registry.fleet.peers) == 3 for n in (a, b, c)))
+        assert await a.registry.claim("same", "acme")
+        assert await b.registry.claim("same", "other")
+        assert not await c.registry.claim("same", "acme")
+        a.open("same", "acme")
+        b.open("same", "other")
+        assert await until(lambda: _listed(c, ["same", "same"]))
+        answer = await c.registry.cancel("same", "other", by="client", reason="deleted", wait=2)
+        assert answer.receipt is not None
+        assert answer.receipt.owner == "other"
+        assert (a.stopped, len(b.stopped)) == ([], 1)
+        for node in (a, b, c):
+            assert isinstance(await node.registry.find("same", "acme"), Entry)
+            assert isinstance(await node.registry.find("same", "other"), Receipt)
+            assert await node.registry.find("same", "third") is None
+        a.close("same")
+        assert await until(lambda: _buried(c, "same", "acme"))
+        found = await c.registry.find("same", "acme")
+        assert isinstance(found, Receipt)
+        assert (found.owner, found.state) == ("acme", "completed")
+
+
 async def test_dead_node_is_buried_once(server: RedisServer) -> None:
     """Streams of a killed node must end as node_lost soon, with their tokens counted exactly once by many reapers."""
     async with Node("a", server.url) as a, Node("b", server.url) as b, Node("c", server.url) as c:
@@ -101,8 +129,8 @@ async def test_stopped_node_fences_itself(server: RedisServer) -> None:
         assert (await b.registry.statistics("acme"))["total"] == 1
 
 
-async def _buried(node: Node, stream_id: str) -> bool:
-    return isinstance(await node.registry.find(stream_id, None), Receipt)
+async def _buried(node: Node, stream_id: str, owner: str | None = None) -> bool:
+    return isinstance(await node.registry.find(stream_id, owner), Receipt)
 
 
 async def test_limits_are_shared(server: RedisServer) -> None:
@@ -123,6 +151,109 @@ async def test_limits_are_shared(server: RedisServer) -> None:
 
 async def _admits(node: Node, stream_id: str) -> bool:
     return (await node.registry.admit("k", 2, stream_id)).allowed
+
+
+async def test_a_lost_nodes_leases_are_free_at_once(server: RedisServer) -> None:
+    """A crashed node's streams would count against their key's limit for twice as long as they existed."""
+    lease = 2.0
+    async with Node("a", server.url, lease) as a, Node("b", server.url, lease) as b:
+        await both(a, b)
+        assert (await a.registry.admit("early", 1, stream_key("s1", "acme"))).allowed
+        a.open("s1")
+        await asyncio.sleep(lease + 0.1)  # nobody buries within a lease of its own start
+        assert (await a.registry.admit("late", 1, stream_key("s1", "acme"))).allowed
+        a.freeze()
+        assert await until(lambda: _buried(b, "s1", "acme"), lease * 2)
+        ended = time.monotonic()
+        for scope in ("early", "late"):
+            assert await until(lambda scope=scope: _free(server, scope), 1)  # type: ignore[misc]
+        assert time.monotonic() - ended < 0.5
+        a.streams.clear()
+
+
+def _free(server: RedisServer, scope: str) -> bool:
+    return server.command("ZCARD", f"headgate:lease:{{{scope}}}").strip() == ":0"
+
+
+async def test_all_nodes_say_the_same_peak(server: RedisServer) -> None:
+    """Two nodes behind one balancer would answer with different figures, each its own."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b:
+        await both(a, b)
+        for i in range(3):
+            a.open(f"a{i}")
+        b.open("b0")
+        b.open("b1", "other")
+        assert await until(lambda: _peaks(a, b, None, 5))
+        assert await until(lambda: _peaks(a, b, "acme", 4))
+        for node, names in ((a, ("a0", "a1", "a2")), (b, ("b0", "b1"))):
+            for name in names:
+                node.close(name)
+        assert await until(lambda: _listed(b, []))
+        assert await _peaks(a, b, None, 5)
+        assert await _peaks(a, b, "acme", 4)
+
+
+async def _peaks(first: Node, second: Node, owner: str | None, peak: int) -> bool:
+    return all([(await n.registry.statistics(owner))["peakActive"] == peak for n in (first, second)])
+
+
+async def test_without_redis_what_is_told_is_marked(server: RedisServer) -> None:
+    """One node's streams would pass for those of the fleet while the others are out of sight."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b:
+        await both(a, b)
+        a.open("s1")
+        b.open("s2")
+        assert await until(lambda: _listed(a, ["s1", "s2"]))
+        assert a.registry.told({"count": 2}) == {"count": 2}
+        assert "partial" not in await a.registry.statistics(None)
+        server.kill()
+        assert await until(lambda: a.registry.partial)
+        assert await ids(a) == ["s1"]
+        assert a.registry.told({"count": 1}) == {"count": 1, "partial": True}
+        found = await a.registry.statistics(None)
+        assert (found["active"], found["partial"]) == (1, True)
+
+
+async def test_loss_and_return_are_logged_once(server: RedisServer) -> None:
+    """An operator would not learn why the registry is degraded, or drown in lines of a Redis that comes and goes."""
+    with capture_logs() as lines:
+        async with Node("a", server.url) as a:
+            server.kill()
+            assert await until(lambda: a.registry.partial)
+            await asyncio.sleep(0.5)
+            server.restart()
+            assert await until(lambda: not a.registry.partial)
+            a.registry.fleet.news.look(time.monotonic() + QUIET)
+            a.registry.fleet.news.look(time.monotonic() + QUIET)
+    told = [(one["log_level"], one["event"]) for one in lines if one["event"].startswith("registry.")]
+    assert told == [("info", "registry.connected"), ("warning", "registry.away"), ("info", "registry.back")]
+    assert "ConnectionError" in next(one for one in lines if one["event"] == "registry.away")["reason"]
+
+
+async def test_an_id_given_back_after_the_end_is_free_on_every_node(server: RedisServer) -> None:
+    """A client that was refused repeats its request, perhaps at another node; the old receipt must not end it."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b:
+        await both(a, b)
+        assert await a.registry.claim("mine", "acme")
+        a.open("mine", "acme")
+        a.close("mine", "upstream_error")
+        assert not await b.registry.claim("mine", "acme")
+        await a.registry.unclaim("mine", "acme")
+        assert isinstance(await a.registry.find("mine", "acme"), Receipt)
+        assert await b.registry.claim("mine", "acme")
+        b.open("mine", "acme")
+        assert await until(lambda: _found_running(a, "mine"))
+        b.close("mine")
+        assert await until(lambda: _ended_as(a, "mine", "completed"))
+
+
+async def _found_running(node: Node, stream_id: str) -> bool:
+    return isinstance(await node.registry.find(stream_id, "acme"), Entry)
+
+
+async def _ended_as(node: Node, stream_id: str, state: str) -> bool:
+    found = await node.registry.find(stream_id, "acme")
+    return isinstance(found, Receipt) and found.state == state
 
 
 async def test_claims_are_shared(server: RedisServer) -> None:
@@ -241,6 +372,7 @@ async def test_restart_under_the_same_name_buries_the_earlier_life(server: Redis
         assert await until(lambda: "s1" in server.command("HKEYS", "headgate:streams:{a}"))
         old.freeze()
         async with Node("a", server.url) as new:
+            assert await until(lambda: _buried(new, "s1"))
             found = await new.registry.find("s1", None)
             assert isinstance(found, Receipt)
             assert found.state == "node_lost"
@@ -262,3 +394,17 @@ async def test_works_on_a_cluster() -> None:
             assert answer.outcome == "done"
             assert (await b.registry.statistics(None))["states"]["cancelled"] == 1
             assert b.registry.health()["status"] == "healthy"
+
+
+async def test_one_trial_in_the_fleet(server: RedisServer) -> None:
+    """A backend that has just come back would be met by every node at once, or by none."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b:
+        await both(a, b)
+        assert await a.registry.claim_probe("up", 30)
+        assert not await b.registry.claim_probe("up", 30)
+        b.registry.unclaim_probe("up")  # not its own
+        await asyncio.sleep(0.1)
+        assert not await b.registry.claim_probe("up", 30)
+        a.registry.unclaim_probe("up")
+        assert await until(lambda: b.registry.claim_probe("up", 0.1))
+        assert await until(lambda: a.registry.claim_probe("up", 30))

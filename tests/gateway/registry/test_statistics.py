@@ -15,6 +15,21 @@ def test_a_bucket_is_near_its_times(milliseconds: float) -> None:
     assert abs(bucket_value(bucket(milliseconds)) / milliseconds - 1) < 0.05
 
 
+@given(st.lists(st.floats(0, 2e7), min_size=1, max_size=50))
+def test_percentiles_lie_within_the_times(times: list[float]) -> None:
+    """A p99 above the slowest stream, or a p50 below the fastest, is a time that never was."""
+    counts = merge(fields(receipt(entry("s"), duration_ms=one)) for one in times)
+    found = snapshot(counts, active=0, peak=0)["durationMs"]
+    assert all(min(times) - 0.051 <= found[p] <= max(times) + 0.051 for p in ("p50", "p95", "p99"))
+    assert found["p50"] <= found["p95"] <= found["p99"]
+
+
+def test_figures_of_an_earlier_release_still_read() -> None:
+    """While a fleet is updated, some nodes' histograms hold no sums: their percentiles would be far too small."""
+    both = merge([{"duration|81": 9}, fields(receipt(entry("s")))])
+    assert abs(snapshot(both, active=0, peak=0)["durationMs"]["p50"] - 1100) < 55
+
+
 ENDINGS = st.sampled_from(["completed", "cancelled", "timed_out", "node_lost", "shed"])
 
 

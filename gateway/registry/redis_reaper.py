@@ -1,0 +1,219 @@
+"""Whose streams have nobody any more: nodes that are gone, and entries of this node that no stream stands behind.
+
+Law: nothing is judged about others unless this node has itself seen Redis well for a whole lease, and nobody is buried
+who was not missed for longer than a heartbeat takes: a jump of Redis's clock ends every lease at once, or none in an
+hour, and neither may count. What cannot be read is set aside, not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from gateway.registry.base import Entry
+from gateway.registry.inheriting import Heirs
+from gateway.registry.memory import MemoryRegistry
+from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_healing import healed
+from gateway.registry.redis_layout import Layout, read_entry
+from gateway.registry.statistics import Fold
+from gateway.streams.names import stream_key
+from gateway.streams.stream import Receipt, State
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 500  # commands of one pipeline
+
+
+def check_every(lease: float) -> float:
+    """Seconds between two looks."""
+    return min(1.0, lease / 8)
+
+
+def missed_for(lease: float) -> float:
+    """Seconds a node must have been without a lease: a living one renews it in less (every third of a lease)."""
+    return lease / 3 + check_every(lease)
+
+
+def lease_life(lease: float) -> float:
+    """Seconds the key of a lease lives: so that a lost node is known within the lease, all in all."""
+    return lease - missed_for(lease) - check_every(lease)
+
+
+def lost(entry: Entry, now_ms: int) -> Receipt:
+    """The receipt of a stream whose node is gone: usage is estimated from the last heartbeat's count."""
+    return Receipt(
+        stream_id=entry.stream_id,
+        state=State.NODE_LOST.wire,
+        ended_by="gateway",
+        reason="node_lost",
+        protocol=entry.protocol,
+        model=entry.model,
+        backend=entry.backend,
+        upstream_model=entry.upstream_model,
+        owner=entry.owner,
+        user_id=entry.user_id,
+        workspace_id=entry.workspace_id,
+        conversation_id=entry.conversation_id,
+        node=entry.node,
+        started_at=entry.started_at,
+        ended_at=now_ms,
+        first_token_ms=entry.first_token_ms,
+        duration_ms=float(max(0, now_ms - entry.started_at)),
+        token_count=entry.token_count,
+        finish_reason="error",
+        prompt_tokens=0,
+        completion_tokens=entry.token_count,
+        reasoning_tokens=0,
+        cached_tokens=0,
+        usage_estimated=True,
+        bytes_in=0,
+        average_gap_ms=None,
+        max_gap_ms=None,
+        tokens_per_second=None,
+        attempts=1,
+        error_code="node_lost",
+        error_message="the gateway node that carried this stream is gone",
+    )
+
+
+class Reaper:
+    """The looks one node takes at the fleet. `peers`: the nodes known, this one first."""
+
+    def __init__(self, node: str, link: Link, layout: Layout, local: MemoryRegistry, lease: float) -> None:
+        self._node, self._link, self._layout, self._local = node, link, layout, local
+        self._lease = lease
+        self.check = check_every(lease)
+        self.peers: list[str] = [node]
+        self._most = 0  # running streams of the fleet that were seen at once
+        self._missed: dict[str, float] = {}  # since when, in monotonic seconds
+        self._looked = 0.0
+        self.alive: frozenset[str] = frozenset()  # other nodes with a lease
+        self.heirs: Heirs | None = None  # goes on with what survives its node
+        self._inheriting: dict[str, asyncio.Task[None]] = {}
+        self._wills = Fold()  # bounds the labels of streams this node buries
+
+    async def look(self) -> None:
+        """Who is there; bury the streams of a node that has been without a lease for long enough. Raises Away."""
+        now = time.monotonic()
+        if now - self._looked > self.check * 4 + 0.5:
+            self._missed.clear()  # we were away ourselves
+        self._looked = now
+        self._missed = {node: self._missed.get(node, now) for node in await self._gone()}
+        if now - self._link.up_since < self._lease:
+            return  # after an outage the others need time to return
+        for node, since in self._missed.items():
+            if now - since >= missed_for(self._lease):
+                await self._bury(node)
+
+    async def _gone(self) -> set[str]:
+        """The nodes with streams and without a lease."""
+        names = (await healed(self._link, self._layout, [Op("ZRANGE", (self._layout.nodes,), (0, -1))]))[0]
+        self.peers = [self._node, *(n for n in (raw.decode("utf-8", "replace") for raw in names) if n != self._node)]
+        key = self._layout.node_key
+        ops = [Op("PTTL", (key("node", n),)) for n in self.peers]
+        ops += [Op("HLEN", (key("streams", n),)) for n in self.peers]
+        answers = await healed(self._link, self._layout, ops)
+        lives, sizes = answers[: len(self.peers)], answers[len(self.peers) :]
+        active = sum(n for n in sizes if isinstance(n, int))
+        if active > self._most:
+            self._most = active
+            await self._send([self._layout.peak(None, active)])
+        others = zip(self.peers[1:], lives[1:], strict=True)
+        self.alive = frozenset(name for name, life in others if self._layout.holds(life))
+        listed = zip(self.peers, lives, sizes, strict=True)
+        return {n for n, life, size in listed if size and n != self._node and not self._layout.holds(life)}
+
+    async def _entries(self, node: str) -> list[Entry]:
+        """A node's list; what nobody can read leaves it."""
+        raw = (await healed(self._link, self._layout, [Op("HGETALL", (self._layout.node_key("streams", node),))]))[0]
+        pairs = raw.items() if isinstance(raw, dict) else zip(raw[::2], raw[1::2], strict=True)
+        found: list[Entry] = []
+        aside: list[Op] = []
+        for field, value in pairs:
+            entry = read_entry(value)
+            if entry is None or stream_key(entry.stream_id, entry.owner) != field.decode("utf-8", "replace"):
+                log.warning("registry.corrupt_entry", node=node, field=field[:100])
+                aside += self._layout.set_aside(node, field, value)
+            else:
+                found.append(entry)
+        await self._send(aside)
+        return found
+
+    async def _bury(self, node: str) -> None:
+        entries = await self._entries(node)
+        surviving = [entry for entry in entries if entry.survives and self.heirs is not None]
+        if surviving and node not in self._inheriting:
+            task = asyncio.create_task(self._inherit(node, surviving), name="inherit")
+            self._inheriting[node] = task
+        await self._bury_all(node, [entry for entry in entries if entry not in surviving])
+
+    async def _inherit(self, node: str, entries: list[Entry]) -> None:
+        """Beside the heartbeat: reading and claiming many streams takes longer than one may last."""
+        try:
+            assert self.heirs is not None
+            left = await self.heirs.inherit(node, entries)
+            await self._bury_all(node, left)
+            if len(entries) > len(left):
+                log.warning("registry.inherited", node=node, streams=len(entries) - len(left))
+        except Away:
+            pass  # the next look tries again
+        except Exception:
+            log.exception("registry.inherit_failed", node=node)
+        finally:
+            self._inheriting.pop(node, None)
+
+    async def stop(self) -> None:
+        """What is being inherited is left to others, or was claimed and is opened."""
+        for task in list(self._inheriting.values()):
+            task.cancel()
+        await asyncio.gather(*self._inheriting.values(), return_exceptions=True)
+
+    async def _bury_all(self, node: str, entries: list[Entry]) -> None:
+        ops = []
+        for entry in entries:
+            receipt = lost(entry, int(time.time() * 1000))
+            ops.append(self._layout.bury(receipt, node, self._wills.add(receipt)[:1]))
+        buried = zip(entries, await self._send(ops), strict=True)
+        await self._release(node, [stream_key(e.stream_id, e.owner) for e, answer in buried if answer == 1])
+        if entries:
+            log.warning("registry.node_lost", node=node, streams=len(entries))
+
+    async def _release(self, node: str, keys: list[str]) -> None:
+        """Give back the leases of streams that were buried: nobody else will."""
+        scopes = (await healed(self._link, self._layout, [Op("SMEMBERS", (self._layout.node_key("scopes", node),))]))[0]
+        if keys and not isinstance(scopes, BaseException):
+            names = [raw.decode("utf-8", "replace") for raw in scopes]
+            await self._send([Op("ZREM", (self._layout.scope_key(name),), tuple(keys)) for name in names])
+
+    async def tidy(self, epoch: str, flushed: Callable[[], bool]) -> None:
+        """Entries of this node that no running stream stands behind: an earlier life's, or of writes that were lost.
+        Nothing is judged while writes wait in the queue. Raises Away."""
+        entries = await self._entries(self._node)
+        if not flushed():
+            return
+        ops = []
+        for entry in entries:
+            key = stream_key(entry.stream_id, entry.owner)
+            if key not in self._local.running and not await self._carried(entry):
+                receipt = self._local.ended(key) or lost(entry, int(time.time() * 1000))
+                op = self._layout.settle(receipt, self._node, self._wills.add(receipt)[:1])
+                ops.append(self._layout.stamped(op, epoch))
+        await self._send(ops)
+
+    async def _carried(self, entry: Entry) -> bool:
+        """Whether another node goes on with it; then it only leaves this node's list."""
+        if not entry.survives or self.heirs is None or not await self.heirs.carried(entry):
+            return False
+        await self._send([self.heirs.left(self._node, stream_key(entry.stream_id, entry.owner))])
+        return True
+
+    async def _send(self, ops: list[Op]) -> list[Any]:
+        answers: list[Any] = []
+        for i in range(0, len(ops), _BATCH):
+            answers += await healed(self._link, self._layout, ops[i : i + _BATCH])
+        return answers

@@ -1,0 +1,262 @@
+"""The writer of shared transcripts: one per worker, one tick for all its streams.
+
+Law: never on the token path: it looks at what has grown, sends it in one batch, and takes no more than a small part of
+the worker, however many streams there are: the more there is to send, the longer the pause. What is read elsewhere
+just now, and what has ended, does not wait for it. A batch that failed is never repeated blindly: the script says
+what had arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import cast
+
+import structlog
+
+from gateway.registry.elsewhere import Elsewhere
+from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_packed import packed_batch
+from gateway.registry.shared_layout import SharedLayout, Words
+from gateway.registry.shared_shipment import Shipment
+from gateway.streams.names import split_key, stream_key
+from gateway.streams.producer import Producer
+from gateway.streams.reader import Reader
+
+log = structlog.get_logger(__name__)
+
+Stop = Callable[[str, str, str, str], object]
+Script = list[tuple[Shipment, list[Words]]]  # streams, and the entries to append to each
+BLINK = 1.0  # seconds readers of streams that survive this node wait for a Redis that is away
+IDLE = 0.05  # seconds between two looks while nothing runs
+_STREAMS = 64  # of one script: Redis does nothing else meanwhile
+_TOGETHER = 16  # scripts of one batch
+_BYTES = 2 * 1024 * 1024  # of one batch, about
+_BATCH_COST = 500e-6  # seconds of the worker for a batch, about: it wakes a worker that has nothing else to do
+_ENTRY_COST = 10e-6  # and for an entry
+_SHARE = 100  # the part of the worker it may take: one of so many
+_LONGEST = 0.25  # seconds between two looks at all streams, at most
+GONE_AFTER = 3.0  # seconds without a watch until nobody reads elsewhere
+
+
+def rest(tick: float, batches: int, entries: int) -> float:
+    """Seconds until all streams are looked at again, after so much was sent."""
+    return min(_LONGEST, max(tick, (batches * _BATCH_COST + entries * _ENTRY_COST) * _SHARE))
+
+
+class Shipper:
+    """`running`: this worker's streams by key; `stop` ends one of them; `memory`: bytes of ended streams that wait for
+    Redis."""
+
+    def __init__(
+        self,
+        link: Link,
+        layout: SharedLayout,
+        running: Mapping[str, Producer],
+        stop: Stop,
+        *,
+        tick: float,
+        renew: float,
+        memory: int,
+    ) -> None:
+        self._link, self._layout, self._running, self._stop = link, layout, running, stop
+        self._tick, self._renew, self._memory = tick, renew, memory
+        self._time = asyncio.get_running_loop().time
+        self._ships: dict[str, Shipment] = {}
+        self._ending: dict[str, Shipment] = {}
+        self._elsewhere: dict[str, Reader] = {}
+        self._ahead: dict[str, Shipment] = {}  # nobody sees more of them than is shared
+        self._urgent = asyncio.Event()
+        self._all_at = 0.0  # when all streams are looked at again
+        self.entries = 0  # sent since the start
+        self.dropped = 0  # ended streams given up because Redis was away for too long
+
+    @property
+    def behind(self) -> int:
+        """Ended streams whose copy is not complete."""
+        return len(self._ending)
+
+    async def run(self) -> None:
+        """The loop; ends by being cancelled."""
+        while True:
+            try:
+                now = self._time()
+                if now >= self._all_at:
+                    batches, entries = await self.step()
+                    self._all_at = now + rest(self._tick, batches, entries)
+                else:
+                    await self.step(urgent=True)
+            except Away as error:
+                log.debug("shared_log.away", error=str(error))
+            except Exception:
+                log.exception("shared_log.step_failed")
+                await asyncio.sleep(1.0)
+            await self._turn()
+
+    async def _turn(self) -> None:
+        """Until something is to be done: at least a tick; with nothing urgent, until all streams are due."""
+        if self._running or self._ending:
+            await asyncio.sleep(self._tick)
+        else:
+            self._all_at = self._time() + IDLE
+        left = self._all_at - self._time()
+        if left > 0 and not (self._elsewhere or self._ending or self._ahead):
+            self._urgent.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._urgent.wait()
+
+    def ahead(self, producer: Producer, ship: Shipment | None = None) -> None:
+        """A stream that survives this node begins here, or goes on here (`ship`: from where)."""
+        who = producer.stream.identity
+        key = stream_key(who.id, who.owner)
+        self._ships[key] = self._ahead[key] = ship or Shipment(producer)
+        producer.veil()
+        if ship is not None:
+            producer.reveal(ship.at.block)
+        self._urgent.set()
+
+    def moved(self, producer: Producer) -> None:
+        """Another node goes on with it."""
+        key = stream_key(producer.stream.identity.id, producer.stream.identity.owner)
+        for held in (self._ships, self._ahead, self._elsewhere):
+            held.pop(key, None)
+
+    def ended(self, producer: Producer) -> None:
+        """A stream of this worker is over: its copy is to be completed."""
+        who = producer.stream.identity
+        key = stream_key(who.id, who.owner)
+        ship = self._ships.pop(key, None)
+        if ship is None or ship.producer is not producer:
+            ship = Shipment(producer)
+        self._elsewhere.pop(key, None)
+        self._ahead.pop(key, None)
+        if ship.over:
+            producer.unveil()
+            return
+        self._ending[key] = ship
+        self._urgent.set()
+        held = sum(s.transcript.size for s in self._ending.values()) if len(self._ending) > _STREAMS else 0
+        while held > self._memory:
+            oldest = next(iter(self._ending))
+            held -= self._ending.pop(oldest).transcript.size
+            self.dropped += 1
+
+    def _unveiled(self) -> None:
+        """Redis is away: readers here go on. Not at once: a node that was asleep for longer than its lease finds its
+        connections broken too, and must hear first whether its streams are still its own."""
+        if time.monotonic() - self._link.down_since < BLINK:
+            return
+        for ship in [*self._ahead.values(), *self._ending.values()]:
+            ship.producer.unveil()
+
+    async def flush(self, seconds: float) -> None:
+        """Complete the copies of ended streams, for so long at most."""
+        deadline = self._time() + seconds
+        while self._ending and self._time() < deadline:
+            try:
+                await self.step()
+            except Away:
+                await asyncio.sleep(0.05)
+
+    async def step(self, *, urgent: bool = False) -> tuple[int, int]:
+        """Send what is new; `urgent`: only of streams that are read elsewhere, or have ended. Returns batches and
+        entries sent. Raises Away."""
+        if not self._link.healthy:
+            self._unveiled()
+            return 0, 0
+        now, batches, entries = self._time(), 0, 0
+        for ship in self._ahead.values():
+            if ship.over or now < ship.retry_at:
+                ship.producer.unveil()  # no room for it there, or its beginning is gone
+        for due in self._chunks([ship for ship in self._due(now, urgent) if ship.wants(now)]):
+            scripts = self._scripts(due, now)
+            if scripts:
+                answers = await packed_batch(self._link, [self._op(script) for script in scripts])
+                for script, answer in zip(scripts, answers, strict=True):
+                    self._told(script, answer)
+                batches += 1
+                entries += sum(len(words) for script in scripts for _, words in script)
+        self.entries += entries
+        return batches, entries
+
+    def _due(self, now: float, urgent: bool) -> list[Shipment]:
+        """What has grown, was not looked at for some time, or is over. Walks all streams: every look counts here."""
+        ships = self._ships
+        if urgent:
+            read = [ships[key] for key in {**self._elsewhere, **self._ahead}]
+            grown = [ship for ship in read if ship.at.sent != ship.transcript.total or not ship.at.count]
+            return [*grown, *self._ending.values()]
+        found: list[Shipment] = []
+        for key, producer in self._running.items():
+            ship = ships.get(key)
+            if ship is None:
+                ship = ships[key] = Shipment(producer)
+            if ship.at.sent != ship.transcript.total or now >= ship.look_at:
+                found.append(ship)
+        return [*found, *self._ending.values()]
+
+    @staticmethod
+    def _chunks(ships: list[Shipment]) -> Iterator[list[Shipment]]:
+        chunk: list[Shipment] = []
+        size = 0
+        for ship in ships:
+            chunk.append(ship)
+            size += min(_BYTES, ship.transcript.total - ship.at.sent)
+            if len(chunk) >= _STREAMS * _TOGETHER or size >= _BYTES:
+                yield chunk
+                chunk, size = [], 0
+        if chunk:
+            yield chunk
+
+    def _scripts(self, due: list[Shipment], now: float) -> list[Script]:
+        """What is to be sent, by script; on a cluster a stream has one of its own, since it has its slot."""
+        most = 1 if self._link.cluster else _STREAMS
+        layout, found = self._layout, []
+        script: Script = []
+        for ship in due:
+            words = ship.entries(now, layout.life_ms, self._renew, layout.replay_ms)
+            if words:
+                script.append((ship, words))
+            if len(script) >= most:
+                found.append(script)
+                script = []
+        return [*found, script] if script else found
+
+    def _op(self, script: Script) -> Op:
+        return self._layout.ship([(ship.key, words) for ship, entries in script for words in entries])
+
+    def _told(self, script: Script, answer: object) -> None:
+        """A script that was refused as a whole (no list) changes nothing: nothing is known."""
+        if not isinstance(answer, list):
+            return
+        now, at = self._time(), 0
+        for ship, words in script:
+            ship.answered(answer[at : at + len(words)], now)
+            at += len(words)
+            self._after(ship, now)
+
+    def _after(self, ship: Shipment, now: float) -> None:
+        ship.producer.reveal(ship.at.block)
+        if ship.over and not ship.fenced:
+            ship.producer.unveil()  # all of it is there, or nothing more ever will be
+        if ship.over and self._ending.get(ship.key) is ship:
+            del self._ending[ship.key]
+        elif ship.fenced:
+            log.warning("shared_log.fenced", stream=ship.key)
+            stream_id, owner = split_key(ship.key)
+            self._stop(stream_id, owner, "gateway", "node_lost")
+        elif self._ships.get(ship.key) is ship:
+            self._watched(ship, now)
+
+    def _watched(self, ship: Shipment, now: float) -> None:
+        """Readers on other nodes are readers: the disconnect policy waits for them too."""
+        reader = self._elsewhere.get(ship.key)
+        if ship.watched and reader is None:
+            reader = self._elsewhere[ship.key] = cast(Reader, Elsewhere())
+            ship.producer.attach(reader)
+        elif reader is not None and not ship.watched and now - (ship.unwatched_since or now) >= GONE_AFTER:
+            del self._elsewhere[ship.key]
+            ship.producer.detach(reader)
