@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from msgspec import Struct
 
 from backends.contract.errors import BackendError, ErrorCode
-from config.schema import Key
+from config.schema import Key, OnDisconnect, Priority
 from config.values import glob_matches
 
 PREFIX = "hg_"
@@ -32,6 +32,12 @@ class Caller(Struct, frozen=True):
     key_id: str = ""
     max_streams: int = 0
     models: tuple[str, ...] = ("*",)
+    on_disconnect: OnDisconnect | None = None
+    rpm: int = 0
+    tpm: int = 0
+    user_streams: int = 0
+    workspace_streams: int = 0
+    priority: Priority = "normal"
 
 
 class Keyring:
@@ -40,15 +46,15 @@ class Keyring:
     def __init__(self, keys: Iterable[Key]) -> None:
         self._by_hash = {_hex(key.hash): key for key in keys}
 
-    def identify(self, headers: Mapping[str, str], query_token: str | None = None) -> Caller:
-        """The caller. `headers` may have any case; `query_token` is `?token=` or `?key=` (`query_credential`).
+    def identify(self, headers: Mapping[str, str], query: Mapping[str, str] | None = None) -> Caller:
+        """The caller. `headers` may have any case; `query` are the parameters of the address (`query_credential`).
 
         Raises BackendError UNAUTHENTICATED: no credential, two that differ, an unknown or a disabled one. Without any
         keys configured everybody is `anonymous`, whatever they send (SDKs insist on sending something).
         """
         if not self._by_hash:
             return Caller(owner=ANONYMOUS)
-        sent = credential(headers, query_token)
+        sent = credential(headers, query_credential(query) if query else None)
         if not sent:
             raise _refused("an API key is required: Authorization: Bearer <key>")
         key = self._find(sent)
@@ -56,7 +62,22 @@ class Keyring:
             raise _refused("this API key is not known here")
         if key.disabled:
             raise _refused("this API key has been revoked")
-        return Caller(owner=key.owner, key_id=key.id, max_streams=key.max_streams, models=key.models)
+        return Caller(
+            key.owner,
+            key.id,
+            key.max_streams,
+            key.models,
+            key.on_disconnect,
+            key.rpm,
+            key.tpm,
+            key.user_streams,
+            key.workspace_streams,
+            key.priority,
+        )
+
+    def valid(self) -> frozenset[tuple[str, str]]:
+        """(id, owner) of every key that is not revoked."""
+        return frozenset((key.id, key.owner) for key in self._by_hash.values() if not key.disabled)
 
     def _find(self, sent: str) -> Key | None:
         digest = _digest(sent)
@@ -94,7 +115,7 @@ def query_credential(query: Mapping[str, str]) -> str | None:
 
     Raises BackendError UNAUTHENTICATED when both are given and differ.
     """
-    given = {query[name] for name in ("token", "key") if query.get(name)}
+    given = {value for name, value in query.items() if value and name in ("token", "key")}  # all: one may come twice
     if len(given) > 1:
         raise _refused("the request carries two different API keys")
     return next(iter(given), None)

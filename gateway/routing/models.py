@@ -1,10 +1,14 @@
-"""Which models there are: names of routes, and what backends behind a glob have. Cached; a dead backend is skipped."""
+"""Which models there are: names of routes, and what backends behind a glob have.
+
+Law: listing never fails for a backend that is away: its last answer stands, or else the names its configuration gives.
+Answers are kept for a minute; whoever comes while they are fetched waits for the same ones.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -33,15 +37,28 @@ class ModelList:
         self._transports = transports
         self._clock = clock
         self._known: dict[str, str] = {}
+        self._last: dict[str, list[str]] = {}  # what each backend answered when it last did
         self._until = -1.0
         self._lock = asyncio.Lock()
+
+    def adopt(self, router: Router, drivers: dict[str, Driver], transports: dict[str, Transport]) -> None:
+        """Another configuration: what is known of models is asked anew."""
+        self._router, self._drivers, self._transports = router, drivers, transports
+        self._until = -1.0
+
+    @property
+    def names(self) -> Collection[str]:
+        """What `get` answered last."""
+        return self._known
 
     async def get(self) -> dict[str, str]:
         """All names, routes' first. Never raises for a backend that is away."""
         async with self._lock:
             if self._clock() >= self._until:
+                router = self._router
                 self._known = await self._ask()
-                self._until = self._clock() + _FRESH
+                if router is self._router:  # else another configuration came meanwhile
+                    self._until = self._clock() + _FRESH
         return self._known
 
     async def _ask(self) -> dict[str, str]:
@@ -61,6 +78,8 @@ class ModelList:
             return list(driver.read_models(b""))
         try:
             status, _headers, body = await self._transports[backend].fetch(request, _PATIENCE)
-            return list(driver.read_models(body)) if status == 200 else list(driver.backend.models)
+            if status == 200:
+                self._last[backend] = list(driver.read_models(body))
         except (BackendError, msgspec.DecodeError, ValueError, KeyError, TypeError):
-            return list(driver.backend.models)
+            pass  # it is away or talks nonsense: health checks tell of that, a list of names need not
+        return self._last.get(backend) or list(driver.backend.models)

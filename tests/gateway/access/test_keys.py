@@ -17,7 +17,7 @@ RING = Keyring([KEY])
 
 def refused(ring: Keyring, headers: dict[str, str], token: str | None = None) -> BackendError:
     with pytest.raises(BackendError) as caught:
-        ring.identify(headers, token)
+        ring.identify(headers, {"token": token} if token is not None else None)
     assert caught.value.code is ErrorCode.UNAUTHENTICATED
     return caught.value
 
@@ -41,7 +41,7 @@ def test_every_clients_way_of_sending_a_key(headers: dict[str, str]) -> None:
 def test_key_in_the_address() -> None:
     """EventSource cannot send headers, and Google's clients send ?key=."""
     for name in ("token", "key"):
-        assert RING.identify({}, query_credential({name: SECRET})).owner == "acme"
+        assert RING.identify({}, {name: SECRET}).owner == "acme"
     with pytest.raises(BackendError):
         query_credential({"token": "a", "key": "b"})
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from backends.contract.errors import BackendError, ErrorCode
-from config.schema import Backend, Config, Route, Target
-from gateway.routing.router import Router
+from config.schema import Backend, Config, Match, Route, Target
+from gateway.routing.policies import Seen
+from gateway.routing.router import Asking, Router
 
 BACKENDS = {name: Backend(driver="demo") for name in ("openai", "local", "demo")}
 
 
 def router(*routes: Route, busy: dict[str, int] | None = None, die: float = 0.0) -> Router:
     config = Config(backends=BACKENDS, routes=routes)
-    return Router(config, lambda name: (busy or {}).get(name, 0), lambda: die)
+    return Router(config, lambda: {name: Seen(count) for name, count in (busy or {}).items()}, lambda: die)
 
 
 GPT = Route(model="gpt-*", to=(Target("openai"),))
@@ -72,4 +73,64 @@ def test_a_request_without_a_model_takes_the_first_named_route() -> None:
 def test_a_lone_backend_needs_no_routes() -> None:
     """Three lines of YAML would not be enough."""
     config = Config(backends={"only": Backend(driver="demo")})
-    assert Router(config, lambda _name: 0).choose("anything").backend == "only"
+    assert Router(config, dict).choose("anything").backend == "only"
+
+
+GOLD = Match(
+    key=("web*",), owner=("acme",), user=("u1", "u2"), workspace=("w",), header={"X-Tier": "gold"}, max_prompt=10
+)
+RIGHT = {
+    "key": "web-1",
+    "owner": "acme",
+    "user": "u2",
+    "workspace": "w",
+    "headers": {"x-tier": "gold"},
+    "chars": 40,
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({}, ""),
+        ({"key": "app"}, "key is 'app', not web*"),
+        ({"owner": ""}, "owner is '', not acme"),
+        ({"user": "u3"}, "user is 'u3', not u1, u2"),
+        ({"workspace": "x"}, "workspace is 'x', not w"),
+        ({"headers": {}}, "header X-Tier is missing, not gold"),
+        ({"headers": {"x-tier": "tin"}}, "header X-Tier is 'tin', not gold"),
+        ({"chars": 41}, "the prompt has about 11 tokens, more than 10"),
+    ],
+)
+def test_a_route_may_ask_for_more_than_a_model(wrong: dict[str, object], why: str) -> None:
+    """Somebody would be served by a route that is not theirs, or an operator would not learn why they are not."""
+    one = router(Route(model="*", to=(Target("local"),), match=GOLD), REST)
+    asking = Asking(model="m", **{**RIGHT, **wrong})  # type: ignore[arg-type]
+    assert one.decide(asking).candidates[0].backend == ("demo" if why else "local")
+    told = list(one.explain(asking))
+    assert told[0]["why"] == (why or "fits")
+    assert told[-1]["taken"]
+
+
+def test_small_prompts_are_told_from_big_ones() -> None:
+    """Long documents would go to the model with the short context."""
+    small = Route(model="*", to=(Target("local"),), match=Match(max_prompt=100))
+    both = router(small, Route(model="*", to=(Target("openai"),), match=Match(min_prompt=101)))
+    assert both.decide(Asking(model="m", chars=400)).candidates[0].backend == "local"
+    assert both.decide(Asking(model="m", chars=401)).candidates[0].backend == "openai"
+
+
+def test_aliases_are_names_too() -> None:
+    """A renamed model would be unknown under its old name, or missing from the list."""
+    route = Route(model="new", to=(Target("local", "llama"),), aliases=("old", "older-*"))
+    one = router(route)
+    assert [one.choose(name).model for name in ("new", "old", "older-2")] == ["llama"] * 3
+    assert one.models() == ["new", "old"]
+
+
+def test_explaining_uses_no_turn_up() -> None:
+    """Looking would change where the next stream goes."""
+    one = router(Route(model="fast", to=FAST.to, policy="round_robin"))
+    for _ in range(3):
+        assert list(one.explain(Asking(model="fast")))[-1]["candidates"][0]["backend"] == "local"
+    assert one.choose("fast").backend == "local"

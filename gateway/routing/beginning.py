@@ -1,0 +1,100 @@
+"""How a stream's course begins: a permit where a breaker is due, a backend that can be asked this, a place there.
+
+Law: the only waiting of routing is here, before the stream exists: for a permit, and for a place where one may be had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from backends.contract.errors import BackendError, ErrorCode
+from config.schema import Route
+from gateway.routing.course import Routed
+from gateway.routing.degrading import Instead, Spare, Spared
+from gateway.routing.legs import Ask, World, build_leg, preferred
+from gateway.routing.policies import Candidate
+from gateway.routing.router import Decision
+from gateway.routing.upstream import Upstreams
+from gateway.streams.course import Leg
+
+PERMIT = 10.0  # seconds within which a trial must begin
+TRIAL = 30.0  # seconds for which nobody else in the fleet may try
+_REFUSED = 1.0  # seconds until a refused permit is asked for again
+
+
+async def begin(
+    decision: Decision, ask: Ask, world: World, priority: int = 0, spare: Spare | None = None
+) -> Routed | Instead:
+    """The course of a new stream, its first place taken; waits for one where all are full and may be waited for.
+    `spare`: what is given where nobody can be asked now. Raises BackendError: nobody can be asked this, or nobody now.
+    Whoever gets a course must `close` it."""
+    try:
+        return await _placed(decision, ask, world, priority, spare)
+    except BackendError as error:
+        leg = spare.instead_of(error, world.upstreams.clock()) if spare is not None else None
+        if leg is None:
+            raise
+        return Instead(leg)
+
+
+async def _placed(decision: Decision, ask: Ask, world: World, priority: int, spare: Spare | None) -> Routed:
+    await ripen(decision.candidates, world)
+    upstreams = world.upstreams
+    known = [c for c in decision.candidates if upstreams.find(c.backend)]  # a reload may have come meanwhile
+    standing = [c for c in known if upstreams[c.backend].breaker.allows(upstreams.clock())]
+    if not standing:
+        raise _resting(known, upstreams)
+    able = _able(preferred(standing, upstreams), decision.route, ask, world)
+    first = next((one for one in able if not upstreams[one[0].backend].full), able[0])
+    waits = [c.backend for c, _, _ in able if upstreams[c.backend].backend.queue.size]
+    full = upstreams[able[-1][0].backend].full
+    if full:
+        place = await upstreams.place(waits or [first[0].backend], priority)
+        first = next(one for one in able if one[0].backend == place)
+    if spare is not None:
+        return Spared(decision, ask, world, first, placed=full, spare=spare)
+    return Routed(decision, ask, world, first, placed=full)
+
+
+def _able(
+    candidates: Iterable[Candidate], route: Route, ask: Ask, world: World
+) -> list[tuple[Candidate, Leg, tuple[str, ...]]]:
+    """Those that can be asked this: the first, and while it is full the others. Raises the first one's BackendError."""
+    found: list[tuple[Candidate, Leg, tuple[str, ...]]] = []
+    problem: BackendError | None = None
+    for candidate in candidates:
+        try:
+            found.append((candidate, *build_leg(candidate, route, ask, world)))
+        except BackendError as error:
+            problem = problem or error
+            continue
+        if not world.upstreams[candidate.backend].full:
+            break
+    if not found:
+        raise problem or BackendError(ErrorCode.NO_UPSTREAM, "this route has no backends")
+    return found
+
+
+async def ripen(candidates: Iterable[Candidate], world: World) -> None:
+    """Ask for the fleet's permit where a breaker is due for a trial."""
+    upstreams = world.upstreams
+    for candidate in candidates:
+        upstream, now = upstreams.find(candidate.backend), upstreams.clock()
+        if upstream is None:
+            continue
+        if upstream.breaker.lapsed(now):
+            upstreams.unclaim(candidate.backend)
+        if upstream.breaker.due(now) and now >= upstream.claim_after:
+            if await upstreams.claim(candidate.backend, TRIAL):
+                upstream.breaker.permit(upstreams.clock(), PERMIT)
+            else:
+                upstream.claim_after = now + _REFUSED
+
+
+def _resting(candidates: Iterable[Candidate], upstreams: Upstreams) -> BackendError:
+    found = [upstreams[name] for name in dict.fromkeys(c.backend for c in candidates)]
+    waits = [one.breaker.wait(upstreams.clock()) for one in found]
+    kinds = [one.breaker.reason.partition(":")[0] or "failures" for one in found]  # clients are not told its own words
+    said = "; ".join(f"{one.name!r} after {kind}" for one, kind in zip(found, kinds, strict=True))
+    text = f"no backend of this route takes streams now, its circuit breaker is open: {said}"
+    return BackendError(ErrorCode.NO_UPSTREAM, text[:500], retry_after=max(1.0, min(waits, default=1.0)))
