@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
 import click
 
 NAMES = ("gateway", "backends", "config")
-_COMMANDS = ("chat", "check", "keys", "routes", "schema", "serve", "streams")
+_COMMANDS = ("bench", "chat", "check", "control", "keys", "routes", "schema", "serve", "streams", "top")
 
 
 class _Lazy(click.Group):
@@ -29,6 +29,14 @@ class _Lazy(click.Group):
         return command if isinstance(command, click.Command) else None
 
 
+def _version() -> str:
+    try:
+        return version("headgate")
+    except PackageNotFoundError:  # run from its sources
+        return "0+source"
+
+
+@click.version_option(_version(), message="headgate %(version)s")
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Headgate: a streaming gateway for language models."""

@@ -9,32 +9,52 @@ import secrets
 import signal
 import socket
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 
 import uvloop
 from aiohttp import web
 
-from backends.base import Driver
-from backends.catalog import build as build_driver
 from backends.contract.errors import BackendError, ErrorCode
-from backends.transport import Transport
 from config.schema import Config
-from gateway.access.keys import Keyring
+from gateway.access.limiter import Limiter
 from gateway.admin.api import admin_app
+from gateway.admin.control_api import control_routes
+from gateway.admin.routing_api import routing_routes
+from gateway.control.control import Control
+from gateway.control.gate import paused_backends
+from gateway.control.reload import Reloader
+from gateway.control.store import store_for
+from gateway.control.view import build as build_view
+from gateway.edge.changing import Changing
+from gateway.edge.planning import world_of
 from gateway.edge.server import public_runner
 from gateway.edge.services import Services
+from gateway.edge.surviving import Surviving
 from gateway.observe.access_log import AccessLog
 from gateway.observe.health import Health
 from gateway.observe.logging import Logs, get_logger
 from gateway.observe.metrics import Metrics, NullMetrics
+from gateway.observe.naming import Naming
+from gateway.observe.shared_metrics import SharedMetrics
+from gateway.ports import blaming
 from gateway.protocols.catalog import build as build_protocols
 from gateway.registry.base import Registry
 from gateway.registry.catalog import build as build_registry
+from gateway.registry.sharing import share
+from gateway.routing.course import Routed
 from gateway.routing.models import ModelList
+from gateway.routing.probes import Prober
 from gateway.routing.router import Router
+from gateway.routing.upstream import Upstreams
+from gateway.signals import Place, Signals
+from gateway.streams.answers import Answers
+from gateway.streams.archive import Archive
 from gateway.streams.hub import Hub
+from gateway.streams.names import stream_key
 from gateway.streams.pacer import Pacer
 from gateway.streams.producer import Producer
+from gateway.streams.sources import LocalSources
 from gateway.streams.stream import Receipt, State
 from gateway.streams.watchdog import Watchdog
 
@@ -42,47 +62,57 @@ from gateway.streams.watchdog import Watchdog
 class Gateway:
     """One worker. `start`, then `drain`, then `close`; tests drive it in their own loop."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises ValueError when a backend's options do not suit its driver."""
+    def __init__(self, config: Config, place: Place | None = None, source: str | None = None) -> None:
+        """`place`: beside other workers, on the same addresses; `source`: the file it came from. Raises ValueError when
+        a backend's options do not suit its driver."""
         self.config = config
+        self._place = place
         self.log = get_logger()
         self._health: Health | None = None
         self.node = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.drivers: dict[str, Driver] = {
-            name: build_driver(name, backend) for name, backend in config.backends.items()
-        }
-        limits = config.streams
-        self.transports = {
-            name: Transport(driver, connect_timeout=driver.backend.connect_timeout or limits.connect_timeout)
-            for name, driver in self.drivers.items()
-        }
+        self._source = source
+        self._view = build_view(config, self._router)
         self.registry: Registry = build_registry(config.registry, self.node)
-        self._scopes: dict[str, str] = {}
+        self.upstreams = Upstreams(
+            config.backends, time.monotonic, self.registry.claim_probe, self.registry.unclaim_probe, self._paused
+        )
         self._runners: list[web.AppRunner] = []
 
     async def start(self) -> None:
         """Build the worker around the running loop and listen. Raises OSError when an address is taken."""
         config, loop = self.config, asyncio.get_running_loop()
-        self.hub = Hub(self._finished)
+        archive = Archive(config.registry.replay, config.streams.replay_memory)
+        self.hub = Hub(self._finished, archive)
+        local = LocalSources(self.hub, archive, loop.time)
+        self.sharing = share(config, self.registry, self.hub, local, lambda: self.services.drivers)
         self.metrics = self._metrics()
-        router = Router(config, self._busy)
+        self.metrics.breakers = self.upstreams.figures
+        view = self._view
         self.services = Services(
             config=config,
             node=self.node,
             loop=loop,
-            keyring=Keyring(config.keys),
-            router=router,
-            drivers=self.drivers,
-            transports=self.transports,
+            keyring=view.keyring,
+            router=view.router,
+            drivers=view.drivers,
+            transports=view.transports,
+            upstreams=self.upstreams,
             protocols=build_protocols(config.server.protocols),
             hub=self.hub,
             registry=self.registry,
+            limiter=Limiter(self.registry, lambda: self.services.config.access),
+            control=Control(self.node, store_for(config, self.registry), lambda state: self.changing.apply(state)),  # noqa: PLW0108 - made later
             pacer=Pacer(loop, config.streams.mode),
             metrics=self.metrics,
             access_log=AccessLog(self.log),
+            sources=self.sharing.sources,
+            sharing=self.sharing,
+            answers=Answers(config.streams.answers_memory),
+            outputs={archive},
         )
-        self.registry.attach(lambda: [p.stream.entry() for p in self.hub], self.hub.stop)
+        self.registry.attach(lambda: [p.stream.entry() for p in self.hub], self.hub.stop, self.hub.entry)
         await self.registry.start()
+        self.sharing.start()
         self.watchdog = Watchdog(self.hub.running.values, lambda: self.services.outputs)
         self.watchdog.start()
         self.health = self._health = Health(
@@ -93,49 +123,95 @@ class Gateway:
             probe=self._probe,
         )
         await self.health.start()
-        await self._listen(ModelList(router, self.drivers, self.transports))
+        models = ModelList(view.router, view.drivers, view.transports)
+        self.metrics.naming = Naming(lambda: self.services.config, lambda: models.names)
+        self.changing = Changing(self.services, self.health, models, self._router)
+        self.reloader = Reloader(self._source, config, self.changing.adopt)
+        await self.services.control.start()
+        await self.reloader.start()
+        self.prober = Prober(lambda: self.services.config, lambda: world_of(self.services))
+        self.prober.start()
+        await self._listen(models)
+        self.sharing.heir(Surviving(self.services).accept)
+        self.metrics.begin(loop)
         self.health.phase = "serving"
+
+    def _router(self, config: Config) -> Router:
+        return Router(config, lambda: self.upstreams.seen())  # noqa: PLW0108 - made later
 
     def _metrics(self) -> NullMetrics:
         if not self.config.observe.metrics:
             return NullMetrics()
-        return Metrics(
-            registry_degraded=lambda: self.registry.health().get("status") != "healthy",
-            loop_lag=lambda: self._health.lag if self._health else 0.0,
-        )
+        if self._place is not None:
+            return SharedMetrics(self._place.figures, self._place.slot, self._away, self._lag)
+        return Metrics(registry_degraded=self._away, loop_lag=self._lag)
 
-    def _busy(self, backend: str) -> int:
-        return sum(1 for producer in self.hub if producer.stream.identity.backend == backend)
+    def _paused(self) -> frozenset[str]:
+        return paused_backends(self.services.control.state, self.services.control.now)
+
+    def _away(self) -> bool:
+        return self.registry.health().get("status") != "healthy"
+
+    def _lag(self) -> float:
+        return self._health.lag if self._health else 0.0
 
     async def _listen(self, models: ModelList) -> None:
         server, admin = self.config.server, self.config.admin
         public = public_runner(self.services, self.health, models)
-        app = admin_app(admin, metrics=self.metrics, health=self.health, registry=self.registry)
+        app = admin_app(
+            admin,
+            metrics=self.metrics,
+            health=self.health,
+            registry=self.registry,
+            more=[
+                *control_routes(self.services.control, self.reloader),
+                *routing_routes(self.upstreams, lambda: self.services.router),
+            ],
+        )
         operators = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
-        for runner, host, port in ((public, server.host, server.port), (operators, admin.host, admin.port)):
+        for runner, section, at in ((public, "server", server), (operators, "admin", admin)):
             await runner.setup()
             self._runners.append(runner)
-            await web.TCPSite(runner, host, port, backlog=4096).start()
+            with blaming(section, at.host, at.port):
+                await web.TCPSite(runner, at.host, at.port, backlog=4096, reuse_port=self._place is not None).start()
+        self._public = public
         self.public_port = _port(public)
         self.admin_port = _port(operators)
 
     def _finished(self, producer: Producer, receipt: Receipt) -> None:
         """Registry and observers are told, once; all of it is synchronous and none of it waits."""
-        identity = producer.stream.identity
-        if producer.scope:
-            self.registry.release(producer.scope, identity.id)
+        identity, course = producer.stream.identity, producer.plan.course
+        if isinstance(course, Routed):
+            course.close()
+        services = self.services
+        if producer.moved:
+            self._moved(producer, receipt)
+            return
+        services.answers.offer(producer.plan.remembered, producer.stream, producer.transcript, self.upstreams.clock())
+        services.control.finished(receipt, services.limiter.finished(receipt))
         self.registry.closed(receipt, identity.key_id)
+        self.sharing.ended(producer)
         self.metrics.finished(receipt)
         if self._health is not None:
             self._health.finished(receipt)
-        self.services.access_log.finished(receipt)
+        services.access_log.finished(receipt)
+
+    def _moved(self, producer: Producer, receipt: Receipt) -> None:
+        """Another node goes on with it: no end, no receipt, and what it holds is held there."""
+        who = producer.stream.identity
+        self.services.limiter.moved(stream_key(who.id, who.owner))
+        self.registry.moved(producer.stream.entry())
+        self.sharing.moved(producer)
+        self.metrics.finished(receipt)
+        self.log.info("stream.moved", stream=who.id)
 
     async def _probe(self, backend: str) -> bool | str:
-        request = self.drivers[backend].probe()
+        services = self.services
+        request = services.drivers[backend].probe()
         if request is None:
             return True
         try:
-            status, _headers, _body = await self.transports[backend].fetch(request, 3.0)
+            status, _headers, _body = await services.transports[backend].fetch(request, 3.0)
         except BackendError as error:
             return error.message
         return True if status < 500 else f"status {status}"
@@ -144,10 +220,16 @@ class Gateway:
         """No new streams; wait up to `timeout` s (or until `hurry`), then end the rest. Returns how many it ended."""
         self.services.draining = True
         self.health.phase = "draining"
+        self._public.closing()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while len(self.hub) and loop.time() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110 - three ends
             await asyncio.sleep(0.05)
+        self.sharing.heir(None)
+        if self.sharing.heirs:
+            for producer in [one for one in self.hub if one.stream.identity.survives]:
+                who = producer.stream.identity  # another node claims it as soon as this one's lease is given back
+                self.hub.stop(who.id, who.owner, "gateway", "node_lost")
         rest = list(self.hub)
         error = BackendError(ErrorCode.SHED, "the gateway node is shutting down", retry_after=1)
         for producer in rest:
@@ -161,10 +243,16 @@ class Gateway:
         runners, self._runners = self._runners, []
         for runner in runners:
             await runner.cleanup()
+        self.metrics.end()
+        await self.reloader.stop()
+        await self.services.control.stop()
+        await self.prober.stop()
         await self.health.stop()
         self.watchdog.stop()
+        await self.sharing.stop()
         await self.registry.stop()
-        for transport in self.transports.values():
+        await self.changing.close()
+        for transport in self.services.transports.values():
             await transport.close()
 
 
@@ -188,27 +276,23 @@ def _settle_memory() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def serve(config: Config, source: str | None) -> int:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal hurries. Returns the exit code."""
+async def serve(config: Config, source: str | None, place: Place | None = None) -> int:
+    """Serve until told to stop, then drain, see `Signals`. Returns the exit code; 1: it could not start."""
+    told = Signals(place)
+    told.listen()
     try:
-        gateway = Gateway(config)
+        gateway = Gateway(config, place, source)
     except ValueError as error:
         print(f"headgate: {error}", file=sys.stderr)
         return 1
     try:
         await gateway.start()
     except OSError as error:
-        print(f"headgate: cannot listen: {error}", file=sys.stderr)
+        print(f"headgate: cannot listen: {error.strerror or error}", file=sys.stderr)
         await gateway.close()
         return 1
     _settle_memory()
-    loop, stop, hurry = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, gateway.reloader.soon, "SIGHUP")
     base = f"http://{config.server.host}:{gateway.public_port}"
     gateway.log.info(
         "serving",
@@ -217,18 +301,19 @@ async def serve(config: Config, source: str | None) -> int:
         config=source or "demo",
         node=gateway.node,
     )
-    await stop.wait()
-    gateway.log.info("draining", active=len(gateway.hub), timeout=float(config.server.drain_timeout))
-    ended = await gateway.drain(config.server.drain_timeout, hurry)
+    await told.stop.wait()
+    patience = gateway.services.config.server.drain_timeout
+    gateway.log.info("draining", active=len(gateway.hub), timeout=float(patience))
+    ended = await gateway.drain(patience, told.hurry)
     await gateway.close()
     gateway.log.info("stopped", streams_ended=ended)
     return 0
 
 
-def run(config: Config, source: str | None) -> int:
-    """The command `headgate serve`, after configuration was read."""
+def run(config: Config, source: str | None, place: Place | None = None) -> int:
+    """A serving process, from its logs to its exit code."""
     logs = Logs(config.observe)
     try:
-        return uvloop.run(serve(config, source))
+        return uvloop.run(serve(config, source, place))
     finally:
         logs.close()

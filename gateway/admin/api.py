@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import secrets
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,12 +29,17 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARD = frozenset({"0.0.0.0", "::", ""})
 _OPEN = frozenset({"/health", "/health/ready"})  # what an orchestrator asks without credentials
 _SAFE = frozenset({"GET", "HEAD"})
+_SETTINGS = ("/control", "/reload", "/breakers")  # paths below which the gateway itself is changed
+MEANT = "X-Headgate-Admin"
 
 
-def admin_app(admin: Admin, *, metrics: NullMetrics, health: Health, registry: Registry) -> web.Application:
-    """The admin listener's application. Answers are JSON, except `/metrics`."""
+def admin_app(
+    admin: Admin, *, metrics: NullMetrics, health: Health, registry: Registry, more: Iterable[web.RouteDef] = ()
+) -> web.Application:
+    """The admin listener's application; `more`: further routes. Answers are JSON, except `/metrics`."""
     handlers = _Handlers(metrics, registry)
     app = web.Application(middlewares=[_guard(admin)], client_max_size=64 * 1024)
+    app.on_response_prepare.append(_named)
     app.add_routes(health_routes(health, public=False))
     app.add_routes(
         [
@@ -42,6 +48,7 @@ def admin_app(admin: Admin, *, metrics: NullMetrics, health: Health, registry: R
             web.get("/api/streams/{id}", handlers.show),
             web.delete("/api/streams/{id}", handlers.cancel),
             web.get("/api/statistics", handlers.statistics),
+            *more,
         ]
     )
     return app
@@ -77,6 +84,13 @@ def token_right(header: str, admin: Admin) -> bool:
     return scheme.lower() == "bearer" and right
 
 
+def meant(method: str, path: str, headers: Mapping[str, str], admin: Admin) -> bool:
+    """Whether whoever changes the gateway's own settings without a token meant to: no page of a browser can send this
+    header to another origin unasked. With a token set, the token says it."""
+    changes = method not in _SAFE and path.startswith(_SETTINGS)
+    return bool(admin.token) or not changes or MEANT in headers
+
+
 def needs_token(host: str) -> bool:
     """Whether a listener on `host` must have a token: everywhere but on loopback."""
     if host == "localhost":
@@ -85,6 +99,10 @@ def needs_token(host: str) -> bool:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return True
+
+
+async def _named(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "headgate"  # and not library and language, with their versions
 
 
 def _guard(admin: Admin) -> Middleware:
@@ -112,6 +130,9 @@ def _refused(request: web.Request, admin: Admin) -> web.Response | None:
     headers = request.headers
     if not origin_allowed(request.method, headers.get("Origin"), headers.get("Sec-Fetch-Site"), host):
         return refusal(403, "forbidden", "cross-site requests may not change anything here", _request_id())
+    if not meant(request.method, request.path, headers, admin):
+        text = f"changes without a token need the header {MEANT}: 1"
+        return refusal(403, "forbidden", text, _request_id())
     if request.path not in _OPEN and not token_right(headers.get("Authorization", ""), admin):
         found = refusal(401, "unauthenticated", "the admin token is required: Authorization: Bearer ...", _request_id())
         found.headers["WWW-Authenticate"] = 'Bearer realm="headgate admin"'
@@ -141,20 +162,25 @@ class _Handlers:
     async def active(self, _request: web.Request) -> web.Response:
         """The running streams of all owners on all nodes."""
         streams = [_shown(entry) for entry in await self._registry.active(None)]
-        return answer({"count": len(streams), "streams": streams})
+        return answer(self._registry.told({"count": len(streams), "streams": streams}))
 
     async def show(self, request: web.Request) -> web.Response:
-        """A running stream, or the receipt of an ended one."""
+        """A running stream, or the receipt of an ended one; `?owner=` says whose, where owners share an id."""
         stream_id = request.match_info["id"]
-        found = await self._registry.find(stream_id, None) if ID_PATTERN.fullmatch(stream_id) else None
+        found = (
+            await self._registry.find(stream_id, request.query.get("owner"))
+            if ID_PATTERN.fullmatch(stream_id)
+            else None
+        )
         return _unknown() if found is None else answer(_shown(found))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Stop a stream wherever it runs. 202 while its node has not yet confirmed."""
+        """Stop a stream wherever it runs; `?owner=` as in `show`. 202 while its node has not yet confirmed."""
         stream_id = request.match_info["id"]
         if not ID_PATTERN.fullmatch(stream_id):
             return _unknown()
-        done = await self._registry.cancel(stream_id, None, by="operator", reason="cancelled by an operator")
+        owner = request.query.get("owner")
+        done = await self._registry.cancel(stream_id, owner, by="operator", reason="cancelled by an operator")
         if done.outcome == "unknown":
             return _unknown()
         state = done.state or ("cancelling" if done.outcome == "pending" else "cancelled")

@@ -6,14 +6,25 @@ from pathlib import Path
 
 import click
 
+from config.diff import diff
 from config.schema import Config, Route
 from gateway.cli.files import config_option, require
 
 
 @click.command()
 @config_option
-def check(path: Path | None) -> None:
+@click.option(
+    "--diff",
+    "pair",
+    nargs=2,
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Two files instead: what a reload from the OLD to the NEW one would change.",
+)
+def check(path: Path | None, pair: tuple[Path, Path] | None) -> None:
     """Validate the configuration; every problem with file, line and a suggestion."""
+    if pair:
+        compare(*pair)
+        return
     config, source = require(path)
     name = "the demo configuration" if source is None else str(source)
     backends, keys = len(config.backends), len(config.keys)
@@ -25,9 +36,19 @@ def check(path: Path | None) -> None:
         click.echo(f"  {line}")
 
 
+def compare(old: Path, new: Path) -> None:
+    """One line per setting that differs. Exits with 1 when one of the files has a problem."""
+    changes = diff(require(old)[0], require(new)[0])
+    for change in changes:
+        click.echo(str(change))
+    click.echo(f"{len(changes)} {'difference' if len(changes) == 1 else 'differences'}", err=True)
+
+
 def summary(config: Config) -> list[str]:
     """The routes, one line each, in the order they are tried."""
-    return [f"{route.model} -> {targets(route)}" for route in config.routes] or ["no routes"]
+    return [f"{', '.join((route.model, *route.aliases))} -> {targets(route)}" for route in config.routes] or [
+        "no routes"
+    ]
 
 
 def targets(route: Route) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -23,14 +24,17 @@ class Remote(Struct, frozen=True):
     url: str
     key: str
 
-    def ask(self, method: str, path: str) -> tuple[int, Any]:
-        """Status and decoded JSON. Raises Unreachable when there is no answer, or none that is JSON."""
-        headers = {"Accept": "application/json"}
+    def ask(self, method: str, path: str, body: Any = None, extra: Mapping[str, str] | None = None) -> tuple[int, Any]:
+        """Status and decoded JSON; `body` is sent as JSON. Raises Unreachable when there is no answer."""
+        headers = {"Accept": "application/json", **(extra or {})}
+        data = None if body is None else json.dumps(body).encode()
+        if data is not None:
+            headers["Content-Type"] = "application/json"
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         try:
             # `remote` let only http and https through
-            request = urllib.request.Request(self.url + path, method=method, headers=headers)  # noqa: S310
+            request = urllib.request.Request(self.url + path, data, method=method, headers=headers)  # noqa: S310
             with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
                 return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as answer:

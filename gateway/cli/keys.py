@@ -77,4 +77,4 @@ def revoke(key_id: str, path: Path | None) -> None:
             f"{found} could not be edited safely: set `disabled: true` on the entry '{key_id}' by hand", err=True
         )
         raise SystemExit(1)
-    click.echo(f"revoked '{key_id}' in {found}; a running gateway takes it up when it is restarted")
+    click.echo(f"revoked '{key_id}' in {found}; a running gateway takes it up within seconds")

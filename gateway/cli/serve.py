@@ -14,6 +14,6 @@ from gateway.cli.files import config_option, require
 def serve(path: Path | None) -> None:
     """Serve. Without a file: the demo backend, on this machine only."""
     config, source = require(path)
-    from gateway.app import run
+    from gateway.workers import run
 
     raise SystemExit(run(config, None if source is None else str(source)))

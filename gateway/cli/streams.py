@@ -1,4 +1,4 @@
-"""`headgate streams`: list, watch and cancel running streams of a gateway."""
+"""`headgate streams`: list, watch and cancel running streams of a gateway; follow one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from gateway.cli.following import follow
 from gateway.cli.http import Remote, Unreachable, error_text, key_option, remote, url_option
 
 if TYPE_CHECKING:
@@ -38,23 +39,47 @@ def list_streams(url: str, key: str, as_json: bool) -> None:
 
 
 @streams.command()
+@click.argument("stream_id", metavar="ID", required=False)
 @url_option
 @key_option
+@click.option("--json", "as_json", is_flag=True, help="With ID: each event as one line of JSON.")
 @click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--count", type=click.IntRange(min=0), default=0, help="Stop after so many looks; 0: never.")
-def watch(url: str, key: str, every: float, count: int) -> None:
-    """Watch the running streams; Ctrl-C ends it."""
-    from rich.live import Live
+def watch(stream_id: str | None, url: str, key: str, as_json: bool, every: float, count: int) -> None:
+    """Watch the running streams, or follow the events of the stream ID to its end; Ctrl-C ends it.
 
+    Watching is reading: the stream is not stopped by it, nor when you leave.
+    """
     gateway = remote(url, key)
-    looks = 0
     try:
-        with Live(table(_look(gateway), time.time()), auto_refresh=False) as live:
-            while not count or (looks := looks + 1) < count:
-                time.sleep(every)
-                live.update(table(_look(gateway), time.time()), refresh=True)
+        if stream_id is not None:
+            raise SystemExit(0 if _follow(gateway, stream_id, as_json) else 1)
+        _watch_all(gateway, every, count)
     except KeyboardInterrupt:
         return
+
+
+def _follow(gateway: Remote, stream_id: str, as_json: bool) -> bool:
+    """Print every event. False: the stream failed."""
+    failed = False
+    for frame in follow(gateway, stream_id):
+        failed = bool(frame.failure)
+        data = json.dumps(frame.data, ensure_ascii=False)
+        if as_json:
+            click.echo(f'{{"seq":{frame.number},"event":{json.dumps(frame.event)},"data":{data}}}')
+        else:
+            click.echo(f"{frame.number:>6}  {_printable(frame.event):<16} {_printable(data)}")
+    return not failed
+
+
+def _watch_all(gateway: Remote, every: float, count: int) -> None:
+    from rich.live import Live
+
+    looks = 0
+    with Live(table(_look(gateway), time.time()), auto_refresh=False) as live:
+        while not count or (looks := looks + 1) < count:
+            time.sleep(every)
+            live.update(table(_look(gateway), time.time()), refresh=True)
 
 
 @streams.command()

@@ -11,34 +11,77 @@ from collections.abc import Mapping
 from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
+from multidict import CIMultiDict
 
 from backends.contract.errors import BackendError, ErrorCode
-from backends.contract.request import ChatRequest, Message
-from config.reader import parse_on_disconnect
+from config.scalars import parse_on_disconnect
 from config.schema import OnDisconnect
 from gateway.access.keys import Caller, may_use
+from gateway.edge.permission import attribute, check_caps, check_open, in_service, permit, recheck, take, user_of
+from gateway.edge.planning import Planned, decide, first_choice, plan
 from gateway.edge.services import Services
+from gateway.edge.surviving import survives
 from gateway.protocols.base import About, Asked, ClientProtocol
 from gateway.routing.router import Choice
+from gateway.streams.course import Opener
 from gateway.streams.disconnect import choose
+from gateway.streams.pacer import WINDOWS
 from gateway.streams.producer import Plan
 from gateway.streams.stream import ID_PATTERN, Identity, new_stream_id
+from gateway.streams.view import about_of
+
+# What an EventSource cannot say in headers, and the query parameter that says it.
+_IN_QUERY = (
+    ("X-Stream-Id", "stream_id"),
+    ("X-Stream-On-Disconnect", "on_disconnect"),
+    ("X-Stream-Mode", "mode"),
+    ("X-User-Id", "user_id"),
+    ("X-Workspace-Id", "workspace_id"),
+    ("X-Conversation-Id", "conversation_id"),
+)
 
 
 class Admitted(Struct, frozen=True):
-    """A stream that may start. `scope`: its concurrency lease, "" for none."""
+    """A stream that may start. What it holds is in `Services.limiter`, by its key."""
 
     identity: Identity
     plan: Plan
     about: About
     asked: Asked
-    scope: str
+    transport: Opener
+    mode: str = ""  # how its first reader is paced; "": as the worker is
 
 
 def caller_of(services: Services, request: web.Request) -> Caller:
     """Who asks. Raises UNAUTHENTICATED."""
-    query = request.query
-    return services.keyring.identify(request.headers, query.get("token") or query.get("key"))
+    return services.keyring.identify(request.headers, request.query)
+
+
+def headers_of(request: web.Request) -> Mapping[str, str]:
+    """The headers; a GET may say some of them in its query, because an EventSource cannot send any."""
+    if request.method != "GET":
+        return request.headers
+    headers = CIMultiDict(request.headers)
+    for name, param in _IN_QUERY:
+        if param in request.query:
+            headers.setdefault(name, request.query[param])
+    return headers
+
+
+def mode_of(headers: Mapping[str, str]) -> str:
+    """How a request wants its frames paced (`X-Stream-Mode`), "" for the worker's own way. Raises INVALID_REQUEST."""
+    said = headers.get("X-Stream-Mode", "").strip()
+    if said and said not in WINDOWS:
+        text = f"X-Stream-Mode must be one of {', '.join(WINDOWS)}"
+        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="X-Stream-Mode")
+    return said
+
+
+async def give_back(services: Services, request: web.Request, identity: Identity) -> None:
+    """A stream ended as a refusal with a status: an id its client chose is free again; clients retry with it."""
+    if headers_of(request).get("X-Stream-Id"):
+        services.hub.forget(identity.id, identity.owner)
+        await services.registry.unclaim(identity.id, identity.owner)
 
 
 async def admit(
@@ -51,44 +94,60 @@ async def admit(
     onboarding: bool = False,
 ) -> Admitted:
     """Decide everything. Raises BackendError; on success the caller must hand the lease to the hub or release it."""
-    _check_open(services)
-    headers = request.headers
-    choice = services.router.choose(asked.request.model, asked.backend)
+    check_open(services, caller)
+    headers = headers_of(request)
+    mode = mode_of(headers)
+    decision = in_service(services, decide(services, headers, asked, caller))
+    choice = first_choice(decision)
     may_use(caller, asked.request.model or choice.model)
-    _check_caps(services, asked.request)
-    plan = _plan(services, protocol, asked, choice, _policy(services, headers, choice, protocol), onboarding)
-    identity = _identity(services, headers, protocol, asked, caller, choice)
-    scope = await _claim_and_lease(services, caller, identity.id, chosen=bool(headers.get("X-Stream-Id")))
-    about = About(
-        stream_id=identity.id,
-        model=identity.model,
-        backend=choice.backend,
-        created_ms=identity.started_ms,
-        conversation_id=identity.conversation_id,
-        include_usage=asked.include_usage,
-    )
-    return Admitted(identity, plan, about, asked, scope)
+    check_caps(services, asked.request)
+    asked, passed = permit(services, headers, asked, caller, choice)
+    policy = _policy(services, headers, caller, choice, protocol)
+    if asked.background and "X-Stream-On-Disconnect" not in headers:
+        policy = OnDisconnect("continue")
+    if not passed.background:
+        policy = OnDisconnect("cancel")
+    planned = await plan(services, headers, protocol, asked, caller, decision, policy, onboarding=onboarding)
+    try:
+        held = await _held(services, headers, protocol, asked, caller, planned, rolled=passed.rolled)
+    except (BackendError, asyncio.CancelledError):
+        planned.course.close()
+        raise
+    return replace(held, mode=mode) if mode else held
 
 
-def _check_open(services: Services) -> None:
-    if services.draining:
-        raise BackendError(ErrorCode.SHED, "this gateway node is shutting down; try again", retry_after=1)
-    if len(services.hub) >= services.config.streams.max_active:
-        raise BackendError(ErrorCode.SHED, "this gateway node carries as many streams as it may", retry_after=1)
+async def _held(
+    services: Services,
+    headers: Mapping[str, str],
+    protocol: ClientProtocol,
+    asked: Asked,
+    caller: Caller,
+    planned: Planned,
+    *,
+    rolled: bool,
+) -> Admitted:
+    """The stream's id is its own, and its leases are taken."""
+    identity = _identity(services, headers, protocol, asked, caller, planned.choice)
+    if survives(services, asked, planned):
+        identity = replace(identity, survives=True)
+    if headers.get("X-Stream-Id"):
+        await _claim(services, identity)
+    version = services.control.state.version
+    try:
+        await take(services, caller, identity, planned.choice, asked.request, rolled=rolled)
+        if services.control.state.version != version:  # something was switched off meanwhile
+            recheck(services, headers, asked, caller, planned.choice, identity)
+    except (BackendError, asyncio.CancelledError):
+        if headers.get("X-Stream-Id"):
+            await services.registry.unclaim(identity.id, identity.owner)
+        raise
+    about = about_of(identity, include_usage=asked.include_usage, dialect=planned.plan.driver.dialect)
+    return Admitted(identity, planned.plan, about, asked, planned.course.leg.transport)
 
 
-def _check_caps(services: Services, request: ChatRequest) -> None:
-    access = services.config.access
-    if request.n > access.max_n or request.n < 1:
-        raise BackendError(
-            ErrorCode.INVALID_REQUEST, f"n must be between 1 and {access.max_n} (access.max_n)", param="n"
-        )
-    if access.max_tokens and (request.max_tokens or 0) > access.max_tokens:
-        text = f"max_tokens must be at most {access.max_tokens} (access.max_tokens)"
-        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="max_tokens")
-
-
-def _policy(services: Services, headers: Mapping[str, str], choice: Choice, protocol: ClientProtocol) -> OnDisconnect:
+def _policy(
+    services: Services, headers: Mapping[str, str], caller: Caller, choice: Choice, protocol: ClientProtocol
+) -> OnDisconnect:
     said = headers.get("X-Stream-On-Disconnect")
     try:
         wanted = parse_on_disconnect(said) if said else None
@@ -96,22 +155,9 @@ def _policy(services: Services, headers: Mapping[str, str], choice: Choice, prot
         raise BackendError(ErrorCode.INVALID_REQUEST, f"X-Stream-On-Disconnect: {error}") from None
     # The configured default is for streams one can come back to; protocol clients' SDKs never do.
     default = services.config.streams.on_disconnect if protocol.family == "native" else None
-    return choose(wanted, choice.route.on_disconnect, default, protocol.on_disconnect)
-
-
-def _plan(
-    services: Services, protocol: ClientProtocol, asked: Asked, choice: Choice, policy: OnDisconnect, onboarding: bool
-) -> Plan:
-    driver = services.drivers[choice.backend]
-    request = replace(asked.request, model=choice.model)
-    if onboarding and choice.route.system:
-        request = replace(request, messages=(Message("system", choice.route.system), *request.messages))
-    if driver.dialect == protocol.dialect:
-        outgoing = driver.forward(asked.body, choice.model)
-    else:
-        outgoing = driver.prepare(request)
-    chars = sum(len(m.text()) for m in request.messages)
-    return Plan(driver, outgoing, services.config.streams, policy, chars)
+    # Who sends an Idempotency-Key means to come back with it.
+    own = "grace 30s" if protocol.on_disconnect == "cancel" and "Idempotency-Key" in headers else protocol.on_disconnect
+    return choose(wanted or caller.on_disconnect, choice.route.on_disconnect, default, own)
 
 
 def _identity(
@@ -124,10 +170,11 @@ def _identity(
 ) -> Identity:
     chosen = headers.get("X-Stream-Id", "")
     if chosen and not ID_PATTERN.fullmatch(chosen):
-        text = "X-Stream-Id must be 1 to 100 characters of A-Z, a-z, 0-9, _ and -"
+        text = "X-Stream-Id must be 1 to 100 characters of A-Z, a-z, 0-9, _ and -, and no name of a path"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="X-Stream-Id")
     now = services.now_ms()
     return Identity(
+        resumable=True,
         id=chosen or new_stream_id(now),
         owner=caller.owner,
         protocol=protocol.name,
@@ -137,38 +184,16 @@ def _identity(
         node=services.node,
         started_ms=now,
         key_id=caller.key_id,
-        user_id=_attribute(headers, "X-User-Id", asked.user_id or asked.request.user),
-        workspace_id=_attribute(headers, "X-Workspace-Id", asked.workspace_id),
-        conversation_id=_attribute(headers, "X-Conversation-Id", asked.conversation_id),
+        user_id=user_of(headers, asked),
+        workspace_id=attribute(headers, "X-Workspace-Id", asked.workspace_id),
+        conversation_id=attribute(headers, "X-Conversation-Id", asked.conversation_id),
+        echo=asked.echo,
     )
 
 
-def _attribute(headers: Mapping[str, str], name: str, said: str) -> str:
-    return "".join(c for c in (headers.get(name) or said)[:200] if c.isprintable())
-
-
-async def _claim_and_lease(services: Services, caller: Caller, stream_id: str, *, chosen: bool) -> str:
-    """The lease's scope. A chosen id is claimed first and given back if refused: clients retry with the same one."""
-    registry = services.registry
-    if chosen and not await registry.claim(stream_id, caller.owner):
-        raise BackendError(
-            ErrorCode.CONFLICT, "this X-Stream-Id is already in use; choose another", param="X-Stream-Id"
-        )
-    try:
-        return await _lease(services, caller, stream_id)
-    except (BackendError, asyncio.CancelledError):
-        if chosen:
-            registry.unclaim(stream_id)
-        raise
-
-
-async def _lease(services: Services, caller: Caller, stream_id: str) -> str:
-    limit = caller.max_streams or services.config.access.max_streams
-    if not limit:
-        return ""
-    scope = f"key:{caller.key_id}" if caller.max_streams else f"owner:{caller.owner}"
-    admission = await services.registry.admit(scope, limit, stream_id)
-    if admission.allowed:
-        return scope
-    text = f"{admission.active} of {limit} concurrent streams run already (max_streams of {scope}); wait for one's end"
-    raise BackendError(ErrorCode.RATE_LIMITED, text, retry_after=1)
+async def _claim(services: Services, identity: Identity) -> None:
+    """Reserve an id the client chose. It stays taken for the replay window after the stream's end, so that it names one
+    stream; of a refused one it is given back: clients retry with the same."""
+    if not await services.registry.claim(identity.id, identity.owner):
+        text = "this X-Stream-Id names another stream of yours; choose a new one"
+        raise BackendError(ErrorCode.CONFLICT, text, param="X-Stream-Id")

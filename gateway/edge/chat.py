@@ -9,21 +9,27 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.access.keys import Caller
-from gateway.edge.admission import Admitted, admit, caller_of
+from gateway.access.limits import limit_header
+from gateway.edge.admission import Admitted, admit, caller_of, give_back
 from gateway.edge.guards import check_target, cors_headers, read_body
-from gateway.edge.output import ClientOutput, StreamHead
+from gateway.edge.output import ClientOutput, StreamHead, begun
+from gateway.edge.passed import beside, passed_on
+from gateway.edge.refusals import SAFE, refusal_response
+from gateway.edge.responses_api import continued
+from gateway.edge.returning import Held, Returns
 from gateway.edge.services import Services, request_id
-from gateway.protocols.base import ClientProtocol, Refusal
+from gateway.edge.surviving import will_of
+from gateway.protocols.base import ClientProtocol
 from gateway.streams.collector import collector
 from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
+from gateway.streams.sources import Source
 from gateway.streams.stream import State
-from gateway.streams.view import make_view
-
-_SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+from gateway.streams.view import about_of, make_view
 
 
 class Chat:
@@ -31,6 +37,7 @@ class Chat:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._returns = Returns(services)
 
     async def post(
         self, request: web.Request, protocol: ClientProtocol, extra: Mapping[str, str]
@@ -46,16 +53,27 @@ class Chat:
         self, request: web.Request, protocol: ClientProtocol, params: Mapping[str, str], *, onboarding: bool
     ) -> web.StreamResponse:
         services, owner = self._services, ""
+        admitted: Admitted | None = None
+        known: Source | Held | None = None
         try:
             check_target(request, services.config.server.hosts)
+            services.pacer.hurry()
             caller = caller_of(services, request)
             owner = caller.owner
+            known = await self._returns.look(request, protocol, params, owner)
+            if known is not None and not isinstance(known, Held):
+                return await self._returns.answer(request, protocol, params, known)
             admitted = await self._admitted(request, protocol, params, caller, onboarding=onboarding)
         except BackendError as error:
-            return self._refuse(request, protocol, error, owner)
-        producer = self._open(admitted)
+            return self._returns.later(request, error) or self._refuse(request, protocol, error, owner)
+        finally:
+            if isinstance(known, Held):
+                known.settle(admitted.identity.id if admitted else "")
+        producer = self._open(admitted, request, protocol)
         if admitted.asked.stream:
             return await self._stream(request, protocol, admitted, producer)
+        if admitted.asked.background:
+            return self._pending(request, protocol, admitted, producer)
         return await self._whole(request, protocol, admitted, producer)
 
     async def _admitted(
@@ -70,15 +88,18 @@ class Chat:
         if request.method == "GET" and "message" not in params:
             raise BackendError(ErrorCode.INVALID_REQUEST, "the query parameter `message` is required", param="message")
         body = b"{}" if request.method == "GET" else await read_body(request, self._services.config.server.max_body)
-        asked = protocol.parse(body, params)
+        asked = await continued(self._services, protocol.parse(body, params), caller.owner)
         return await admit(self._services, request, protocol, asked, caller, onboarding=onboarding)
 
-    def _open(self, admitted: Admitted) -> Producer:
+    def _open(self, admitted: Admitted, request: web.Request, protocol: ClientProtocol) -> Producer:
         """From here on the stream exists: no await between the lease and this."""
         services, identity = self._services, admitted.identity
-        transport = services.transports[identity.backend]
-        producer = services.hub.open(identity, admitted.plan, transport, services.loop.time())
-        producer.scope = admitted.scope
+        plan = admitted.plan
+        if identity.survives:
+            plan = replace(plan, will=will_of(services, request.headers, protocol, admitted.asked, identity, plan))
+        producer = services.hub.open(identity, plan, admitted.transport, services.loop.time())
+        if identity.survives:
+            services.sharing.ahead(producer)
         services.registry.opened(producer.stream.entry())
         services.metrics.started(identity)
         return producer
@@ -91,7 +112,8 @@ class Chat:
         services = self._services
         output = ClientOutput(protocol.keepalive, services.config.streams)
         view = make_view(admitted.plan.driver, protocol, admitted.about)
-        reader = Reader(producer.transcript, view, output, services.pacer, polite=protocol.family == "native")
+        pacer = services.pacers.of(admitted.mode)
+        reader = Reader(producer.shown, view, output, pacer, polite=protocol.family == "native")
         output.on_drain = _on_drain(reader, producer)
         producer.attach(reader)
         try:
@@ -99,11 +121,14 @@ class Chat:
             await _first(reader, protocol.head_wait, services.loop)
             early = self._early_failure(producer, protocol)
             if early is not None:
-                return self._refuse(request, protocol, early, admitted.identity.owner, admitted)
-            head = self._head(request, protocol, admitted)
-            await head.prepare(request)
+                await give_back(services, request, admitted.identity)
+                return self._refuse(request, protocol, early, admitted.identity.owner, admitted, producer)
+            head = self._head(request, protocol, admitted, producer)
+            if not await begun(head, request):
+                return head
             services.outputs.add(output)
             output.open(request)
+            view = reader.view = producer.open_view(protocol)
             opening = view.start()
             if opening:  # an empty chunk would end the body
                 output.write(opening)
@@ -124,12 +149,16 @@ class Chat:
             return BackendError(ErrorCode.CANCELLED, stream.reason)
         return stream.error
 
-    def _head(self, request: web.Request, protocol: ClientProtocol, admitted: Admitted) -> StreamHead:
+    def _head(
+        self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
+    ) -> StreamHead:
         headers = {
-            **_SAFE,
+            **passed_on(producer.upstream_headers),
+            **SAFE,
             "Content-Type": protocol.content_type,
             "X-Accel-Buffering": "no",
             **_names(admitted),
+            **_degraded(producer),
             **cors_headers(self._services.config.server.cors, request.headers),
         }
         return StreamHead(status=200, headers=headers)
@@ -139,7 +168,7 @@ class Chat:
     async def _whole(
         self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
     ) -> web.StreamResponse:
-        reader, view = collector(producer.transcript, admitted.plan.driver.decoder(), self._services.loop)
+        reader, view = collector(producer.shown, protocol, admitted.about, self._services.loop)
         producer.attach(reader)
         try:
             producer.start()
@@ -148,13 +177,32 @@ class Chat:
             producer.detach(reader)
         ending = view.ending or producer.ending()
         error = ending.error
-        if error is None and producer.stream.state is not State.COMPLETED and protocol.family != "native":
+        cut = producer.stream.state is not State.COMPLETED and not ending.partial
+        if error is None and cut and protocol.family != "native":
             error = BackendError(ErrorCode.CANCELLED, producer.stream.reason)
         if error is not None:
-            return self._refuse(request, protocol, error, admitted.identity.owner, admitted)
-        body = protocol.whole(admitted.about, view.folding.answer(), ending)
-        headers = {**_SAFE, **_names(admitted), **cors_headers(self._services.config.server.cors, request.headers)}
+            await give_back(self._services, request, admitted.identity)
+            return self._refuse(request, protocol, error, admitted.identity.owner, admitted, producer)
+        about = about_of(
+            producer.stream.identity, include_usage=admitted.about.include_usage, dialect=producer.driver.dialect
+        )
+        body = view.body(about, ending)
+        headers = {
+            **passed_on(producer.upstream_headers),
+            **SAFE,
+            **_names(admitted),
+            **_degraded(producer),
+            **cors_headers(self._services.config.server.cors, request.headers),
+        }
         return web.Response(body=body, headers=headers, content_type="application/json")
+
+    def _pending(
+        self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
+    ) -> web.Response:
+        """The client comes back for the answer: the stream runs without a reader."""
+        producer.start()
+        headers = {**SAFE, **_names(admitted), **cors_headers(self._services.config.server.cors, request.headers)}
+        return web.Response(body=protocol.pending(admitted.about), headers=headers, content_type="application/json")
 
     # -- refusals ------------------------------------------------------------------------------------------------------
 
@@ -165,6 +213,7 @@ class Chat:
         error: BackendError,
         owner: str,
         admitted: Admitted | None = None,
+        producer: Producer | None = None,
     ) -> web.Response:
         name = request_id()
         refusal = protocol.failure(error, name)
@@ -179,13 +228,10 @@ class Chat:
             request_id=name,
         )
         extra = _names(admitted) if admitted else {}
+        extra |= limit_header(error)
+        if producer is not None:
+            extra |= beside(refusal.headers, passed_on(producer.upstream_headers))
         return refusal_response(refusal, name, {**cors_headers(services.config.server.cors, request.headers), **extra})
-
-
-def refusal_response(refusal: Refusal, name: str, extra: Mapping[str, str]) -> web.Response:
-    """A Refusal as an HTTP answer."""
-    headers = {**_SAFE, **dict(refusal.headers), **extra, "X-Request-Id": name, "Content-Type": refusal.content_type}
-    return web.Response(status=refusal.status, body=refusal.body, headers=headers)
 
 
 def _names(admitted: Admitted) -> dict[str, str]:
@@ -194,7 +240,12 @@ def _names(admitted: Admitted) -> dict[str, str]:
         "X-Stream-Id": stream_id,
         "Location": f"/api/streaming/{stream_id}",
         "X-Stream-Resumable": "true" if admitted.identity.resumable else "false",
+        **({"X-Headgate-Dropped": ", ".join(admitted.plan.dropped)[:1000]} if admitted.plan.dropped else {}),
     }
+
+
+def _degraded(producer: Producer) -> dict[str, str]:
+    return {"X-Headgate-Degraded": producer.stream.degraded} if producer.stream.degraded else {}
 
 
 def _on_drain(reader: Reader, producer: Producer) -> Callable[[], None]:

@@ -6,16 +6,23 @@ Nothing is ever routed or authorised by `request.url` or `request.host`: handler
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Cors
+from gateway.edge.connection import BodyTimeout, Refuse
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ENCODED = re.compile(r"%(?:[01][0-9a-f]|7f|2e|2f|5c|25)", re.IGNORECASE)
-_EXPOSED = "X-Stream-Id, Location, X-Stream-Resumable, X-Request-Id, Retry-After"
+_MODEL = re.compile(r"/v1(?:alpha|beta)?/models/.")  # what follows is a name, org/name often; SDKs encode its slash
+_EXPOSED = (
+    "X-Stream-Id, Location, X-Stream-Resumable, X-Stream-State, X-Stream-Tail, X-Stream-Replayed, Stream-Next-Offset, "
+    "X-Headgate-Dropped, X-Headgate-Degraded, X-Headgate-Limit, X-Headgate-Estimated, X-Request-Id, "
+    "X-Upstream-Request-Id, Retry-After, ETag, Stream-Cursor, Stream-Up-To-Date, Stream-Closed, "
+    "Stream-SSE-Data-Encoding"
+)
 
 
 def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
@@ -28,10 +35,11 @@ def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
         raise BackendError(ErrorCode.INVALID_REQUEST, "exactly one Host header is required")
     if names and not _HOST.fullmatch(names[0]):
         raise BackendError(ErrorCode.INVALID_REQUEST, "the Host header is not a host name")
-    if hosts and names and names[0].rpartition(":")[0] not in hosts and names[0] not in hosts:
+    if hosts and names and not _served(names[0].lower(), hosts):
         raise BackendError(ErrorCode.FORBIDDEN, "this host name is not served here (server.hosts)")
-    target = request.raw_path
-    path = target.split("?", 1)[0]
+    path = request.raw_path.split("?", 1)[0]
+    if _MODEL.search(path):
+        path = path.replace("%2F", "/").replace("%2f", "/")
     if (
         not path.startswith("/")
         or path.startswith("//")
@@ -46,14 +54,25 @@ def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
         )
 
 
+def _served(name: str, hosts: tuple[str, ...]) -> bool:
+    """Whether a Host header is one of `server.hosts`, with or without its port."""
+    bare = re.sub(r":[0-9]+$", "", name)
+    return any(host.lower() in (name, bare) for host in hosts)
+
+
 async def read_body(request: web.Request, limit: int) -> bytes:
-    """The body, counted as it arrives. Raises TOO_LARGE beyond `limit` bytes."""
+    """The body, counted as it arrives. Raises TOO_LARGE beyond `limit` bytes; INVALID_REQUEST when it is badly framed,
+    or does not come (the connection makes a 408 of that)."""
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(limit) from None
+    except BodyTimeout:
+        raise BackendError(ErrorCode.INVALID_REQUEST, "the request body did not come in time") from None
+    except web.RequestPayloadError:
+        raise BackendError(ErrorCode.INVALID_REQUEST, "the request body is badly framed") from None
     if len(body) > limit:
         raise _too_large(limit)
     return body
@@ -61,6 +80,18 @@ async def read_body(request: web.Request, limit: int) -> bytes:
 
 def _too_large(limit: int) -> BackendError:
     return BackendError(ErrorCode.TOO_LARGE, f"the request body is larger than {limit} bytes (server.max_body)")
+
+
+async def expecting(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], refuse: Refuse
+) -> web.StreamResponse:
+    """A request with an Expect header: `100-continue` is aiohttp's to answer; 417 to all else (RFC 9110, 10.1.1)."""
+    if request.headers["Expect"].lower() == "100-continue":
+        return await handler(request)
+    answer = refuse(request, BackendError(ErrorCode.INVALID_REQUEST, "no Expect but 100-continue is understood here"))
+    answer.set_status(417)
+    answer.force_close()  # whether a body follows is anyone's guess
+    return answer
 
 
 def cors_headers(cors: Cors, headers: Mapping[str, str]) -> dict[str, str]:
@@ -72,10 +103,10 @@ def cors_headers(cors: Cors, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def preflight(cors: Cors, headers: Mapping[str, str]) -> web.Response:
-    """The answer to OPTIONS."""
+    """The answer to a browser's OPTIONS. Raises FORBIDDEN."""
     allowed = cors_headers(cors, headers)
     if "Access-Control-Allow-Origin" not in allowed:
-        return web.Response(status=403, text="this origin is not allowed (server.cors.origins)\n")
+        raise BackendError(ErrorCode.FORBIDDEN, "this origin is not allowed (server.cors.origins)")
     allowed["Access-Control-Allow-Methods"] = "GET, POST, DELETE, HEAD, OPTIONS"
     allowed["Access-Control-Allow-Headers"] = headers.get("Access-Control-Request-Headers", "")[:1000]
     allowed["Access-Control-Max-Age"] = "600"

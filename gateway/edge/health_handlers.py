@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from gateway.edge.services import request_id
 from gateway.observe.health import Health
 
 _RETRY_MS = 15_000  # how soon an EventSource asks again
@@ -54,9 +55,11 @@ class _Handlers:
         return answer(self._health.summary())
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """503 while starting or draining, so that balancers send new streams elsewhere."""
+        """503 while starting or draining, so that balancers send new streams elsewhere. `degraded` names what is not
+        well but keeps nobody from streaming: a registry that is away, or may forget."""
         ready, phase = self._health.ready, self._health.phase
-        return answer({"ready": ready, "phase": phase}, 200 if ready else 503)
+        degraded = sorted(name for name, check in self._health.own().items() if check.status != "healthy")
+        return answer({"ready": ready, "phase": phase, "degraded": degraded}, 200 if ready else 503)
 
     async def detailed(self, _request: web.Request) -> web.Response:
         """All checks; 503 when unhealthy."""
@@ -67,7 +70,7 @@ class _Handlers:
         """One check by name; 404 for an unknown one."""
         found = self._health.check(request.match_info["check"], public=self._public)
         if found is None:
-            return refusal(404, "not_found", "there is no such check")
+            return refusal(404, "not_found", "there is no such check", request_id())
         return answer(found, 503 if found["status"] == "unhealthy" else 200)
 
     async def system(self, _request: web.Request) -> web.Response:

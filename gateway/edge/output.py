@@ -25,6 +25,15 @@ class StreamHead(web.StreamResponse):
         self._payload_writer = None
 
 
+async def begun(head: StreamHead, request: web.Request) -> bool:
+    """Send the head; False: the client left while its answer was held, and nobody is to be told."""
+    try:
+        await head.prepare(request)
+    except ConnectionError:
+        return False
+    return True
+
+
 class ClientOutput:
     """One reader's output. `open` once the head is out; `on_drain` is called when the peer has caught up."""
 

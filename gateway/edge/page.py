@@ -1,7 +1,7 @@
-"""The built-in page at `/`: try a stream and its cancel in a browser.
+"""The built-in pages: `/` tries a stream and its cancel in a browser, `/resume` leaves one and comes back.
 
-Law: one file, read once, served from memory; its policy lets only that file's own script and style run (by their
-hashes) and lets it talk only to this gateway.
+Law: each is one file, read once, served from memory; its policy lets only that file's own script and style run (by
+their hashes) and lets it talk only to this gateway.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-_FILE = Path(__file__).with_name("page") / "index.html"
+_FOLDER = Path(__file__).with_name("page")
 
 
 def policy(html: str) -> str:
@@ -27,15 +27,27 @@ def policy(html: str) -> str:
     )
 
 
-def page_response() -> web.Response:
-    """The page, fresh for each request (a response object can be sent once)."""
-    body, headers = _page()
+def page_routes() -> list[web.RouteDef]:
+    """GET and HEAD of the pages."""
+
+    async def index(_request: web.Request) -> web.Response:
+        return page_response()
+
+    async def resume(_request: web.Request) -> web.Response:
+        return page_response("resume.html")
+
+    return [web.get("/", index), web.get("/resume", resume)]
+
+
+def page_response(name: str = "index.html") -> web.Response:
+    """A page, fresh for each request (a response object can be sent once)."""
+    body, headers = _page(name)
     return web.Response(body=body, headers=headers)
 
 
 @cache
-def _page() -> tuple[bytes, dict[str, str]]:
-    html = _FILE.read_text("utf-8")
+def _page(name: str) -> tuple[bytes, dict[str, str]]:
+    html = (_FOLDER / name).read_text("utf-8")
     return html.encode(), {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Security-Policy": policy(html),

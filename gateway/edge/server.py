@@ -1,28 +1,41 @@
 """The public listener: which path is whose. Data-plane paths are looked up in a plain table before aiohttp's router.
 
-Every answer outside a protocol is native JSON. Middlewares guard and translate errors; handlers just raise.
+An error that no handler answers (404, 405, malformed HTTP) is said in the words of the family its path belongs to, see
+`families`; handlers just raise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from backends.contract.errors import BackendError, ErrorCode
-from gateway.edge.admission import caller_of
-from gateway.edge.chat import Chat, refusal_response
-from gateway.edge.connection import PublicServer, Refuse
-from gateway.edge.guards import check_target, cors_headers, preflight
+from config.schema import Cors, Server
+from gateway.edge.anthropic_api import routes as count_routes
+from gateway.edge.chat import Chat
+from gateway.edge.clients import client_routes
+from gateway.edge.connection import MAX_HEADERS, MAX_LINE, Refuse
+from gateway.edge.durable_views import durable_routes
+from gateway.edge.embeddings import routes as embedding_routes
+from gateway.edge.families import NATIVE, family_of, prefix_of
+from gateway.edge.google_api import routes as google_routes
+from gateway.edge.guards import check_target, cors_headers, expecting, preflight
 from gateway.edge.health_handlers import answer
 from gateway.edge.health_handlers import routes as health_routes
-from gateway.edge.page import page_response
+from gateway.edge.models_api import routes as model_routes
+from gateway.edge.ollama_api import routes as ollama_routes
+from gateway.edge.page import page_routes
+from gateway.edge.peers import PublicServer
+from gateway.edge.refusals import refusal_response
+from gateway.edge.responses_api import response_routes
 from gateway.edge.services import Services, request_id
 from gateway.edge.streams_api import stream_routes
 from gateway.observe.health import Health
 from gateway.protocols.base import ClientProtocol
+from gateway.protocols.errors import native_error
 from gateway.routing.models import ModelList
 
 _Post = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,24 +45,37 @@ _NOTHING: Mapping[str, str] = {}
 class PublicRunner(web.AppRunner):
     """An AppRunner whose server asks a table first and the application for everything else."""
 
-    __slots__ = ("_refuse", "_table")
+    __slots__ = ("_limits", "_refuse", "_table")
 
     def __init__(
-        self, app: web.Application, table: Mapping[tuple[str, str], _Post], refuse: Refuse, **kwargs: object
+        self,
+        app: web.Application,
+        table: Mapping[tuple[str, str], _Post],
+        refuse: Refuse,
+        limits: Server,
+        **kwargs: object,
     ) -> None:
         super().__init__(app, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self._table = table
         self._refuse = refuse
+        self._limits = limits
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         table, ordinary = self._table, server.request_handler
 
         def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
+            if "Expect" in request.headers:
+                return expecting(request, ordinary, self._refuse)
             handler = table.get((request.method, request.raw_path))
             return handler(request) if handler is not None else ordinary(request)
 
-        return PublicServer(server, dispatch, self._refuse)
+        return PublicServer(server, dispatch, self._refuse, self._limits)
+
+    def closing(self) -> None:
+        """From now on each answer that begins is the last one of its connection."""
+        if isinstance(self.server, PublicServer):
+            self.server.closing = True
 
 
 def public_runner(services: Services, health: Health, models: ModelList) -> PublicRunner:
@@ -60,48 +86,65 @@ def public_runner(services: Services, health: Health, models: ModelList) -> Publ
     app.add_routes(health_routes(health))
     app.add_routes(stream_routes(services))
     app.add_routes(_chat_routes(services, chat))
-    if "openai" in config.protocols:
-        app.add_routes(_model_routes(services, models))
+    app.add_routes(_family_routes(services, chat, models))
+    if config.durable_streams:
+        app.add_routes(durable_routes(services))
     if config.page and not services.config.apps:
-        app.add_routes([web.get("/", _page)])
+        app.add_routes(page_routes() + client_routes())
     return PublicRunner(
         app,
-        _table(services.protocols, chat),
+        _table(services, chat),
         partial(_refused, services),
+        config,
         handle_signals=False,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=75,
         auto_decompress=False,
-        max_line_size=8190,
-        max_field_size=8190,
+        max_line_size=MAX_LINE,
+        max_field_size=MAX_LINE,
+        max_headers=MAX_HEADERS,
         shutdown_timeout=2.0,
     )
 
 
-def _table(protocols: Mapping[str, ClientProtocol], chat: Chat) -> dict[tuple[str, str], _Post]:
-    """Raw targets of the hot POSTs; anything else (a query, an alias) goes the ordinary road to the same handler."""
-    paths = {"native": ("/api/streaming/chat", "/api/streaming/generate"), "openai": ("/v1/chat/completions",)}
-    found: dict[tuple[str, str], _Post] = {}
-    for name, targets in paths.items():
-        protocol = protocols.get(name)
-        for target in targets if protocol is not None else ():
-            found["POST", target] = _poster(chat, protocol)  # type: ignore[arg-type]  # not None here
+def _family_routes(services: Services, chat: Chat, models: ModelList) -> list[web.RouteDef]:
+    """What the families served have besides their chat; each adds its own prefix."""
+    found = model_routes(services, models) + count_routes(services) + embedding_routes(services)
+    found += google_routes(services, chat, models) + ollama_routes(services, chat, models)
+    if "openai_responses" in services.protocols:
+        found += response_routes(services, prefix_of(services.config.server.prefixes, "openai"))
     return found
+
+
+def _table(services: Services, chat: Chat) -> dict[tuple[str, str], _Post]:
+    """Raw targets of the hot POSTs; anything else (a query, a variable in the path) goes the ordinary road to the same
+    handler."""
+    return {("POST", path): post for path, post in _posts(services, chat) if "{" not in path}
+
+
+def _posts(services: Services, chat: Chat) -> Iterator[tuple[str, _Post]]:
+    for protocol in services.protocols.values():
+        for path in protocol.paths:
+            yield prefix_of(services.config.server.prefixes, protocol.family) + path, _poster(chat, protocol)
 
 
 def _poster(chat: Chat, protocol: ClientProtocol) -> _Post:
     async def post(request: web.Request) -> web.StreamResponse:
         return await chat.post(request, protocol, _NOTHING)
 
-    return post
+    async def post_with_variables(request: web.Request) -> web.StreamResponse:
+        return await chat.post(request, protocol, {**request.query, **request.match_info})
+
+    return post_with_variables if any("{" in path for path in protocol.paths) else post
 
 
 def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
     protocols = services.protocols
-    found = [web.post(target, handler) for (_, target), handler in _table(protocols, chat).items()]
+    found = [web.post(path, post) for path, post in _posts(services, chat)]
     if "native" in protocols:
         native, ndjson = protocols["native"], protocols["ndjson"]
+        at = prefix_of(services.config.server.prefixes, NATIVE) + "/api/v1"
 
         async def event_source(request: web.Request) -> web.StreamResponse:
             return await chat.get(request, native, onboarding=request.path.endswith("/onboarding-stream"))
@@ -111,34 +154,11 @@ def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
             return await chat.post(request, protocol, {"conversation_id": request.match_info["id"]})
 
         found += [
-            web.get("/api/v1/chat/stream", event_source, allow_head=False),
-            web.get("/api/v1/chat/onboarding-stream", event_source, allow_head=False),
-            web.post("/api/v1/conversations/{id}/stream", conversation),
+            web.get(at + "/chat/stream", event_source, allow_head=False),
+            web.get(at + "/chat/onboarding-stream", event_source, allow_head=False),
+            web.post(at + "/conversations/{id}/stream", conversation),
         ]
     return found
-
-
-def _model_routes(services: Services, models: ModelList) -> list[web.RouteDef]:
-    def row(name: str, backend: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": 0, "owned_by": backend}
-
-    async def listing(request: web.Request) -> web.Response:
-        caller_of(services, request)
-        return answer({"object": "list", "data": [row(*item) for item in (await models.get()).items()]})
-
-    async def one(request: web.Request) -> web.Response:
-        caller_of(services, request)
-        name = request.match_info["model"]
-        known = await models.get()
-        if name not in known:
-            raise BackendError(ErrorCode.UNKNOWN_MODEL, f"no model {name[:100]!r} here", param="model")
-        return answer(row(name, known[name]))
-
-    return [web.get("/v1/models", listing), web.get("/v1/models/{model:.+}", one)]
-
-
-async def _page(_request: web.Request) -> web.Response:
-    return page_response()
 
 
 def _translate(services: Services) -> Middleware:
@@ -150,7 +170,7 @@ def _translate(services: Services) -> Middleware:
         try:
             check_target(request, services.config.server.hosts)
             if request.method == "OPTIONS":
-                return preflight(cors, request.headers)
+                return _options(cors, request)
             response = await handler(request)
             if not response.prepared:
                 response.headers.update(cors_headers(cors, request.headers))
@@ -158,9 +178,23 @@ def _translate(services: Services) -> Middleware:
         except BackendError as error:
             return _refused(services, request, error)
         except web.HTTPException as error:
-            return _refused(services, request, _of_http(request, error))
+            response = _refused(services, request, _of_http(request, error))
+            if "Allow" in error.headers:  # a 405 must say what is (RFC 9110, 15.5.6)
+                response.headers["Allow"] = error.headers["Allow"]
+            return response
 
     return translate
+
+
+def _options(cors: Cors, request: web.Request) -> web.Response:
+    """A browser's preflight, or the question which methods a path has. Raises FORBIDDEN, and 404 as aiohttp does."""
+    if "Origin" in request.headers:
+        return preflight(cors, request.headers)
+    no = request.match_info.http_exception
+    if no is not None and no.status == 404:
+        raise no
+    allowed = {*filter(None, no.headers.get("Allow", "").split(",") if no else ()), "OPTIONS"}
+    return web.Response(status=204, headers={"Allow": ", ".join(sorted(allowed))})
 
 
 def _of_http(request: web.Request, error: web.HTTPException) -> BackendError:
@@ -174,15 +208,18 @@ def _of_http(request: web.Request, error: web.HTTPException) -> BackendError:
 
 
 def _refused(services: Services, request: web.BaseRequest, error: BackendError) -> web.Response:
-    """In OpenAI's shape below /v1/ (but for our own aliases), else in the native one."""
-    path = request.raw_path
-    openai = services.protocols.get("openai")
-    speaks_openai = openai is not None and path.startswith("/v1/") and not path.startswith("/v1/streams")
-    protocol = openai if speaks_openai else services.protocols.get("native") or openai
+    """In the words of the family the request belongs to, natively where that is not served."""
+    family = family_of(request.raw_path, request.headers, services.config.server.prefixes)
+    protocol = _speaker(services, family) or _speaker(services, NATIVE)
     name = request_id()
     services.metrics.refused(error.code.wire)
     extra = cors_headers(services.config.server.cors, request.headers)
     if protocol is None:
-        body = {"error": {"code": error.code.wire, "message": error.message, "requestId": name}}
-        return answer(body, error.code.status, extra)
+        return answer(native_error(error, name), error.code.status, {**extra, "X-Request-Id": name})
     return refusal_response(protocol.failure(error, name), name, extra)
+
+
+def _speaker(services: Services, family: str) -> ClientProtocol | None:
+    """The protocol whose errors stand for a family's: the one of its name, or its first."""
+    own = services.protocols.get(family)
+    return own or next((p for p in services.protocols.values() if p.family == family), None)

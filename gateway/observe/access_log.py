@@ -47,7 +47,10 @@ def stream_line(receipt: Receipt) -> dict[str, Any]:
         "duration_ms": receipt.duration_ms,
         "bytes_in": receipt.bytes_in,
         "attempts": receipt.attempts,
+        "tries": ", ".join(f"{t.backend} {t.kind}: {t.outcome} after {t.tokens}" for t in receipt.tries),
+        "answered_by": f"{receipt.last.backend} {receipt.last.kind}" if receipt.last else "",
         "error": receipt.error_code,
+        "degraded": receipt.degraded,
         "node": receipt.node,
     }
     return {name: value for name, value in line.items() if value is not None and value != ""}

@@ -1,8 +1,8 @@
-"""How this worker is: registry, event loop, memory, disk and each backend, as healthy, degraded or unhealthy.
+"""How this worker is: registry, event loop, memory, disk and each backend, as healthy, degraded or unhealthy; a backend
+nobody has heard of yet is unknown.
 
 Law: asking never waits. Backends are probed in the background while somebody asks for details, and judged from what
-was last seen, by probes and by the streams themselves. The judgements are plain functions of
-figures; `Health` collects the figures.
+was last seen, by probes and by the streams themselves (`judging`).
 """
 
 from __future__ import annotations
@@ -14,62 +14,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from msgspec import Struct, to_builtins
+from msgspec import to_builtins
 
+from gateway.observe.judging import FAULTS, Check, Seen, Status, above, blamed, of_backend, overall
 from gateway.observe.machine import memory_limit, memory_used, processor
 from gateway.streams.stream import Receipt
 
-Status = Literal["healthy", "degraded", "unhealthy"]
 Phase = Literal["starting", "serving", "draining"]
 Probe = Callable[[str], Awaitable[bool | str]]
 
 PROBE_EVERY = 15.0
 PROBE_TIMEOUT = 3.0
 _LAG_EVERY = 0.5
+_MUCH_WORK = 16.0  # of the load average, for each processor
 _LAG_MEMORY = 0.8  # how much of the worst recent lag is kept from one sample to the next
-_FAILURES = 5  # in a row: as many as open a breaker
-_RANK: dict[str, int] = {"healthy": 0, "degraded": 1, "unhealthy": 2}
-_FAILED = frozenset({"upstream_error", "upstream_truncated"})
-
-
-class Check(Struct, frozen=True, omit_defaults=True):
-    """One check's result. `figures` are for everybody; `detail` may name addresses and is for operators only."""
-
-    status: Status
-    figures: dict[str, Any] = {}
-    detail: str = ""
-
-
-class Seen(Struct):
-    """What is known of a backend. `probed`: None before the first probe."""
-
-    probed: bool | None = None
-    detail: str = ""
-    failures: int = 0  # streams that failed in a row
-    at: float | None = None  # monotonic seconds of the last news
-
-
-def above(value: float, degraded: float, unhealthy: float) -> Status:
-    """The status of a figure that is better when small."""
-    if value >= unhealthy:
-        return "unhealthy"
-    return "degraded" if value >= degraded else "healthy"
-
-
-def of_backend(seen: Seen) -> Status:
-    """A failed probe or five failed streams in a row: unhealthy; fewer: degraded; nothing known: healthy."""
-    if seen.probed is False or seen.failures >= _FAILURES:
-        return "unhealthy"
-    return "degraded" if seen.failures else "healthy"
-
-
-def overall(own: Mapping[str, Check], backends: Mapping[str, Check]) -> Status:
-    """The worst of the own checks; lost backends degrade, and only the loss of all of them is unhealthy."""
-    ranks = [_RANK[c.status] for c in own.values()]
-    bad = [_RANK[c.status] for c in backends.values()]
-    if bad:
-        ranks.append(2 if min(bad) == 2 else min(max(bad), 1))
-    return ("healthy", "degraded", "unhealthy")[max(ranks, default=0)]
 
 
 class Health:
@@ -101,18 +59,32 @@ class Health:
         self._lag = 0.0
         self._limit = memory_limit()
         self._tasks: list[asyncio.Task[None]] = []
+        self._watches: dict[str, asyncio.Task[None]] = {}
 
     phase: Phase
 
     async def start(self) -> None:
         """Begin sampling and probing; does not wait for the first probe."""
         self._tasks = [asyncio.create_task(self._watch_loop())]
-        if self._probe is not None:
-            self._tasks += [asyncio.create_task(self._watch_backend(name)) for name in self._seen]
+        self.watch(tuple(self._seen))
+
+    def watch(self, backends: Iterable[str]) -> None:
+        """These are the backends from now on; what is known of those that stay is kept."""
+        names = tuple(backends)
+        for name in [name for name in self._seen if name not in names]:
+            del self._seen[name], self._asked[name]
+            if name in self._watches:
+                self._watches.pop(name).cancel()
+        for name in names:
+            self._seen.setdefault(name, Seen())
+            self._asked.setdefault(name, asyncio.Event())
+            if self._probe is not None and name not in self._watches:
+                self._watches[name] = asyncio.create_task(self._watch_backend(name))
 
     async def stop(self) -> None:
         """End the background work. Idempotent."""
-        tasks, self._tasks = self._tasks, []
+        tasks, self._tasks = [*self._tasks, *self._watches.values()], []
+        self._watches = {}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -133,14 +105,19 @@ class Health:
         return self._clock() - self._began
 
     def finished(self, receipt: Receipt) -> None:
-        """A stream's ending is news of its backend: a completion clears it, a failure counts."""
-        seen = self._seen.get(receipt.backend)
-        if seen is None:
-            return
-        if receipt.state == "completed":
+        """A stream's ending is news of its backends: a completion clears the last one, each failed attempt counts."""
+        for one in receipt.tries:
+            if one.outcome in FAULTS:
+                self._failed(one.backend)
+        if receipt.state == "completed" and receipt.backend in self._seen:
             self._seen[receipt.backend] = Seen(probed=True, at=self._clock())
-        elif receipt.state in _FAILED:
-            seen.failures, seen.at = seen.failures + 1, self._clock()
+        elif blamed(receipt):
+            self._failed(receipt.backend)
+
+    def _failed(self, backend: str) -> None:
+        seen = self._seen.get(backend)
+        if seen is not None:
+            seen.failures, seen.answered, seen.at = seen.failures + 1, False, self._clock()
 
     def backends(self) -> dict[str, Check]:
         """What is known of each backend, by name."""
@@ -152,13 +129,17 @@ class Health:
             "registry": self._check_registry(),
             "event_loop": Check(above(self._lag, 0.25, 2.0), {"lagMs": round(self._lag * 1000, 1)}),
             "memory": self._check_memory(),
+            "cpu": _check_processor(),
             "disk": self._check_disk(),
         }
 
     def check(self, name: str, *, public: bool = True) -> dict[str, Any] | None:
-        """One check by its name in `report` (a backend: `backend:<name>`); None: there is no such check."""
+        """One check by its name in `report` (a backend: `backend:<name>`, or its bare name); `store`, and `redis` where
+        it is one, are the registry. None: there is no such check."""
         checks: dict[str, dict[str, Any]] = self.report(public=public)["checks"]
-        return checks.get(name)
+        if name == "store" or (name == "redis" and self._registry().get("backend") == "redis"):
+            name = "registry"
+        return checks.get(name) or checks.get(f"backend:{name}")
 
     def status(self) -> Status:
         """The worker's status in one word."""
@@ -196,12 +177,13 @@ class Health:
 
     def _backend(self, seen: Seen) -> Check:
         age = None if seen.at is None else round(self._clock() - seen.at, 1)
-        figures = {"known": seen.at is not None, "failuresInARow": seen.failures, "secondsAgo": age}
+        row = seen.failures + seen.misses
+        figures = {"known": seen.at is not None, "failuresInARow": row, "secondsAgo": age}
         return Check(of_backend(seen), figures, seen.detail)
 
     def _check_registry(self) -> Check:
         told = self._registry()
-        return Check("healthy" if told.get("status") == "healthy" else "degraded", {}, str(dict(told)))
+        return Check("healthy" if told.get("status") == "healthy" else "degraded", {}, dict(told))
 
     def _check_memory(self) -> Check:
         used = memory_used()
@@ -245,8 +227,15 @@ class Health:
         seen = self._seen[name]
         seen.probed, seen.at = answer is True, self._clock()
         seen.detail = answer if isinstance(answer, str) else ""
-        if answer is True:
-            seen.failures = min(seen.failures, _FAILURES - 1)
+        seen.misses = 0 if seen.probed else seen.misses + 1
+        seen.answered = seen.answered or seen.probed
+
+
+def _check_processor() -> Check:
+    """Work that waits for a processor. What it costs the streams is the event loop's check."""
+    figures = processor()
+    waiting = figures["loadAverage"][0] / (figures["count"] or 1)
+    return Check("degraded" if waiting > _MUCH_WORK else "healthy", figures)
 
 
 def _shown(check: Check, public: bool) -> dict[str, Any]:

@@ -1,28 +1,36 @@
 """Prometheus figures of one worker, in a registry of their own: no global state, two workers in a process do not mix.
+Those of several processes are added up by `shared_metrics`.
 
 Law: nothing here runs per token; a stream costs one `started` and one `finished`. Label values are bounded: what
-clients choose (models) ends in `other` after the first 200, so nobody can grow the memory or the scrape.
+clients choose (models) is `other` unless it is known (`naming`), so nobody can grow the memory or the scrape.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.streams.stream import Identity, Receipt
+from gateway.observe.naming import MAX_LENGTH, OTHER, Naming, clean
+from gateway.streams.stream import Identity, Receipt, Try
 
+ACTIVE = ("headgate_streams_active", "Running streams.")
+DEGRADED = ("headgate_registry_degraded", "1 while the shared registry is away.")
+BREAKER = ("headgate_breaker_state", "Circuit breaker of a backend: 0 closed, 1 half open, 2 open.")
+LAG = ("headgate_event_loop_lag_seconds", "How late the event loop ran lately.")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_VALUES = 200
-_MAX_LENGTH = 100
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
 _GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600)
 # Endings that say something about the backend; a timer that ran out was waiting for it.
 _BACKEND_STATES = frozenset({"upstream_error", "upstream_truncated", "timed_out"})
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # several workers have none, and names must not depend on that
 
 
 class Bounded:
@@ -33,21 +41,22 @@ class Bounded:
         self._known: dict[str, str] = {}
 
     def __call__(self, value: str) -> str:
-        value = value[:_MAX_LENGTH]
+        value = value[:MAX_LENGTH]
         known = self._known.get(value)
         if known is not None:
             return known
         if len(self._known) >= self._limit:
-            return "other"
-        clean = "".join(c for c in value if c.isprintable()) or "unknown"
-        self._known[value] = clean
-        return clean
+            return OTHER
+        self._known[value] = clean(value)
+        return self._known[value]
 
 
 class NullMetrics:
     """Metrics switched off; also the interface of `Metrics`."""
 
     enabled = False
+    breakers: Callable[[], Mapping[str, int]] = dict  # backend -> figure of its breaker's state; asked at the scrape
+    naming: Naming | None = None  # of models; None: the first 200 names
 
     def started(self, identity: Identity) -> None:
         """A stream was admitted."""
@@ -63,6 +72,12 @@ class NullMetrics:
 
     def request(self, route: str, status: int) -> None:
         """An HTTP request was answered; `route` is the route's template, never the raw path."""
+
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The worker serves: look from time to time at what is true now, where that is not asked at the scrape."""
+
+    def end(self) -> None:
+        """Look no more. Idempotent."""
 
     def render(self) -> tuple[bytes, str]:
         """The scrape's body and content type."""
@@ -81,12 +96,19 @@ class Metrics(NullMetrics):
         loop_lag: Callable[[], float] | None = None,
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        self._open: dict[str, str] = {}
+        self._open: dict[tuple[str, str], str] = {}  # id and owner -> backend
         self._model, self._route, self._backend = Bounded(), Bounded(), Bounded()
         self._code, self._protocol = Bounded(), Bounded()
         self._counters()
         self._histograms()
-        self.registry.register(_Moment(self._open, self._backend, registry_degraded, loop_lag))
+        self._asked = registry_degraded, loop_lag
+        self._now()
+
+    def _now(self) -> None:
+        self.registry.register(_Moment(self._open, self._backend, self._states, *self._asked))
+
+    def _states(self) -> Mapping[str, int]:
+        return self.breakers()  # given after this was made
 
     def _counters(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -101,6 +123,10 @@ class Metrics(NullMetrics):
         self._upstream = counter("upstream_errors", "Failures of backends.", "backend", "code")
         self._requests = counter("http_requests", "HTTP requests answered.", "route", "status")
         self._refused = counter("refused", "Requests refused before they became a stream.", "code")
+        self._attempts = counter("attempts", "Attempts at backends, by kind and outcome.", "backend", "kind", "outcome")
+        self._instead = counter(
+            "degraded", "Answers given in place of whole ones: cached, message, partial.", "kind", "model"
+        )
         self._received = counter("upstream_bytes", "Bytes received from backends.", "backend")
 
     def _histograms(self) -> None:
@@ -113,17 +139,27 @@ class Metrics(NullMetrics):
         self._duration = histogram("stream_duration", "From admission to the terminal state.", _DURATION)
 
     def started(self, identity: Identity) -> None:
-        self._open[identity.id] = identity.backend
+        self._open[identity.id, identity.owner] = identity.backend
 
     def finished(self, receipt: Receipt) -> None:
-        self._open.pop(receipt.stream_id, None)
-        backend, model = self._backend(receipt.backend), self._model(receipt.model)
+        self._open.pop((receipt.stream_id, receipt.owner), None)
+        backend, model = self._backend(receipt.backend), self._named(receipt)
         self._streams.labels(receipt.state, backend, model, self._protocol(receipt.protocol)).inc()
         self._received.labels(backend).inc(receipt.bytes_in)
+        if receipt.degraded:
+            self._instead.labels(receipt.degraded, model).inc()
+        last = receipt.last or Try(receipt.backend, "", "start", receipt.error_code or receipt.state, 0)
+        for one in (*receipt.tries, last):
+            self._attempts.labels(self._backend(one.backend), one.kind, self._code(one.outcome)).inc()
         self._times(receipt, backend, model)
         self._count(receipt, backend, model)
         if receipt.state in _BACKEND_STATES:
             self._upstream.labels(backend, self._code(receipt.error_code or receipt.state)).inc()
+
+    def _named(self, receipt: Receipt) -> str:
+        if self.naming is None:
+            return self._model(receipt.model)
+        return self.naming(receipt.model, completed=receipt.state == "completed")
 
     def _times(self, receipt: Receipt, backend: str, model: str) -> None:
         self._duration.labels(backend, model).observe(receipt.duration_ms / 1000)
@@ -160,21 +196,26 @@ class _Moment(Collector):
 
     def __init__(
         self,
-        streams: dict[str, str],
+        streams: dict[tuple[str, str], str],
         label: Bounded,
+        breakers: Callable[[], Mapping[str, int]],
         degraded: Callable[[], bool] | None,
         lag: Callable[[], float] | None,
     ) -> None:
         self._streams, self._label, self._degraded, self._lag = streams, label, degraded, lag
+        self._breakers = breakers
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        active = GaugeMetricFamily("headgate_streams_active", "Running streams.", labels=["backend"])
-        for backend, count in Tally(map(self._label, self._streams.values())).items():
+        active = GaugeMetricFamily(*ACTIVE, labels=["backend"])
+        known = dict.fromkeys(map(self._label, self._breakers()), 0)  # a rate of nothing is none, a zero is one
+        for backend, count in (known | Tally(map(self._label, self._streams.values()))).items():
             active.add_metric([backend], count)
         yield active
+        states = GaugeMetricFamily(*BREAKER, labels=["backend"])
+        for backend, figure in self._breakers().items():
+            states.add_metric([backend], figure)
+        yield states
         if self._degraded is not None:
-            text = "1 while the shared registry is away."
-            yield GaugeMetricFamily("headgate_registry_degraded", text, value=float(self._degraded()))
+            yield GaugeMetricFamily(*DEGRADED, value=float(self._degraded()))
         if self._lag is not None:
-            text = "How late the event loop ran lately."
-            yield GaugeMetricFamily("headgate_event_loop_lag_seconds", text, value=self._lag())
+            yield GaugeMetricFamily(*LAG, value=self._lag())

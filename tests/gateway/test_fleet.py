@@ -5,43 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 
 import aiohttp
 import pytest
-from support.gateway import Gateway, start_gateway
-from support.process import stop
+from support.fleet import CHAT, LEASE, TOKEN, ask, client, get, node, stream, until
 from support.redis_server import BINARY, RedisServer
-from support.upstream import HOLD, Upstream, chunk, head
+from support.upstream import HOLD, Upstream, head
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
-
-LEASE = 2.0
-CHAT = "/api/streaming/chat"
-TOKEN = chunk(b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n')
-
-
-def config(redis: str, upstream: str = "", drain: str = "2s") -> str:
-    """A node's gateway.yaml: the demo for every model, the scripted upstream for `up`."""
-    scripted = f'  scripted: {{driver: openai, url: "{upstream}"}}' if upstream else ""
-    route = "  - {model: up, to: scripted}" if upstream else ""
-    return f"""
-server: {{port: {{port}}, drain_timeout: {drain}}}
-registry: {{url: "{redis}", lease: {LEASE:g}s}}
-backends:
-  demo: {{driver: demo}}
-{scripted}
-routes:
-{route}
-  - {{model: "*", to: demo}}
-"""
-
-
-def ask(directives: str = "[tokens=2000] [rate=50]", model: str = "demo") -> dict[str, Any]:
-    """A request for a long answer."""
-    return {"model": model, "messages": [{"role": "user", "content": f"hi {directives}"}]}
 
 
 @pytest.fixture
@@ -49,53 +22,6 @@ def redis() -> Iterator[RedisServer]:
     """A Redis of this test's own."""
     with RedisServer() as server:
         yield server
-
-
-@asynccontextmanager
-async def node(redis_url: str, **more: str) -> AsyncIterator[Gateway]:
-    """A gateway process."""
-    gateway = await asyncio.to_thread(start_gateway, config(redis_url, **more))
-    try:
-        yield gateway
-    finally:
-        if gateway.process.poll() is None:
-            gateway.process.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(stop, gateway.process, 5)
-
-
-@asynccontextmanager
-async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    """One connection per request, as many users would have."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0)) as session:
-        yield session
-
-
-@asynccontextmanager
-async def stream(
-    session: aiohttp.ClientSession, gateway: Gateway, name: str = "", **more: str
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """A running stream, at its first frames."""
-    headers = {"X-Stream-Id": name} if name else {}
-    async with session.post(gateway.url + CHAT, json=ask(**more), headers=headers) as answer:
-        assert answer.status == 200, await answer.text()
-        await answer.content.readuntil(b"\n\n")
-        yield answer
-
-
-async def get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-    """A JSON answer, whatever its status."""
-    async with session.get(url) as answer:
-        body: dict[str, Any] = await answer.json()
-        return body
-
-
-async def until(session: aiohttp.ClientSession, url: str, holds: Any, seconds: float) -> dict[str, Any]:
-    """Ask until the answer is as it should be; the answer."""
-    deadline = time.monotonic() + seconds
-    while not holds(body := await get(session, url)):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {body}"
-        await asyncio.sleep(0.03)
-    return body
 
 
 async def test_lists_numbers_and_cancels_reach_over_nodes(redis: RedisServer) -> None:
@@ -192,8 +118,12 @@ async def test_a_node_starts_and_serves_without_redis() -> None:
                 assert "event: done" in (await answer.content.read()).decode()
             assert (await get(session, f"{a.url}/health/detailed"))["status"] == "degraded"
             assert (await get(session, f"{a.url}/api/streaming/alone"))["state"] == "completed"
+            assert (await get(session, f"{a.url}/health/ready"))["degraded"] == ["registry"]
+            figures = [f"{a.url}/api/streaming/{name}" for name in ("active", "statistics")]
+            assert all([(await get(session, url))["partial"] is True for url in figures])
             absent.start()
             await until(session, f"{a.url}/health/detailed", lambda body: body["status"] == "healthy", 8)
+            assert not any(["partial" in await get(session, url) for url in figures])
 
 
 async def test_sigterm_lets_the_running_finish_and_refuses_the_rest(redis: RedisServer) -> None:
@@ -214,14 +144,9 @@ async def test_sigterm_lets_the_running_finish_and_refuses_the_rest(redis: Redis
 
 
 async def _rest(answer: aiohttp.ClientResponse) -> str:
-    """What comes before a body breaks off, as it must after an error."""
-    found = b""
-    try:
-        while block := await answer.content.readuntil(b"\n\n"):
-            found += block
-    except aiohttp.ClientPayloadError:
-        return found.decode()
-    raise AssertionError("the body ended as if all were well")
+    """The rest of a native body, which ends properly behind its `error` event."""
+    return (await answer.content.read()).decode()
+
 
 
 @pytest.mark.parametrize("hurried", [False, True])
@@ -242,5 +167,5 @@ async def test_what_does_not_finish_in_time_is_told_so(redis: RedisServer, hurri
             assert "event: error" in last
             assert '"code":"shed"' in last
         assert await asyncio.to_thread(a.process.wait, 5) == 0
-        found = await until(session, f"{b.url}/api/streaming/cut", lambda body: "receipt" in body, 2)
+        found = await until(session, f"{b.url}/api/streaming/cut", lambda body: body["receipt"]["endedAt"], 2)
         assert found["state"] == "shed"

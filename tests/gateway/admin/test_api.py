@@ -36,7 +36,7 @@ class Node:
         fields = (stream_id, "streaming", "m", "demo", "native", owner, "", "", "", "n", 1)
         self.registry.opened(Entry(*fields, key_id="the-key"))
 
-    def stop(self, stream_id: str, by: str, reason: str) -> Receipt | None:
+    def stop(self, stream_id: str, owner: str, by: str, reason: str) -> Receipt | None:
         stream = self.streams.get(stream_id)
         if stream is None or not stream.end(State.CANCELLED, 1.0, by=by, reason=reason):
             return None

@@ -61,6 +61,13 @@ def test_usage_errors_end_with_2() -> None:
     assert run("streams", "ls", "--url", "ftp://x").exit_code == 2
 
 
+def test_it_says_which_version_it_is() -> None:
+    """A report of a fault could not say what it is about."""
+    said = run("--version")
+    assert (said.exit_code, said.output.split()[0]) == (0, "headgate")
+    assert said.output.split()[1][0].isdigit()
+
+
 def test_schema_is_json() -> None:
     """Editors would get no schema."""
     assert "backends" in json.loads(run("schema").output)["properties"]
@@ -122,13 +129,14 @@ def test_routes_explain(tmp_path: Path) -> None:
     """An operator could not find out where a model goes."""
     (tmp_path / "gateway.yaml").write_text(
         "backends: {v: {driver: vllm, url: 'http://127.0.0.1:1'}}\n"
-        "routes: [{model: 'gpt-*', to: v}, {model: fast, to: {backend: v, model: llama}}]\n",
+        "routes: [{model: 'gpt-*', to: v}, {model: fast, to: {backend: v, model: llama}, degrade: {partial: true}}]\n",
         "utf-8",
     )
     shown = run("routes", "explain", "fast")
     assert shown.exit_code == 0
     assert "routes[0] gpt-*: does not fit" in shown.output
     assert "model llama" in shown.output
+    assert "instead of an error: partial" in shown.output
     assert run("routes", "explain", "other").exit_code == 1
 
 

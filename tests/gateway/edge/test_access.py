@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,7 +29,8 @@ LONG = {**ASK, "messages": [{"role": "user", "content": "hi [tokens=2000] [rate=
 ALICE = {"Authorization": "Bearer alice-secret"}
 BOB = {"x-api-key": "bob-secret"}
 CHAT = "/api/streaming/chat"
-OPEN = ("/health", "/health/ready", "/health/detailed", "/health/stream", "/api/v1/health/stream", "/")
+OPEN = ("/api/version", "/health", "/health/ready", "/health/detailed", "/health/stream", "/api/v1/health/stream", "/")
+PAGES = ("/resume", "/headgate.js", "/headgate.d.ts")
 
 
 @pytest.fixture
@@ -47,6 +49,11 @@ async def stream(
         assert answer.status == 200, await answer.text()
         await answer.content.readuntil(b"\n\n")
         yield answer
+
+
+def names(gateway: Gateway) -> set[str]:
+    """The ids of all running streams."""
+    return {p.stream.identity.id for p in gateway.hub}
 
 
 @pytest.mark.parametrize(
@@ -106,20 +113,43 @@ async def test_an_owner_sees_and_touches_only_its_own(guarded: Gateway) -> None:
                     found.append((answer.status, timeless(await answer.json()), set(answer.headers)))
             assert found[0][0] == 404
             assert found[0] == found[1] == found[2]
-        assert set(guarded.hub.running) == {"hers", "his"}
+        assert names(guarded) == {"hers", "his"}
         async with session.delete("/api/streaming/hers", headers=ALICE) as answer:
             assert (answer.status, (await answer.json())["state"]) == (200, "cancelled")
         async with session.get("/api/streaming/hers", headers=BOB) as answer:
             assert answer.status == 404  # nor its receipt
-        assert set(guarded.hub.running) == {"his"}
+        assert names(guarded) == {"his"}
+
+
+@pytest.mark.parametrize("prefix", ["/api/streaming", "/v1/streams"])
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream", "application/x-ndjson"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_foreign_unknown_and_malformed_ids_are_alike(
+    guarded: Gateway, prefix: str, accept: str, method: str
+) -> None:
+    """Whoever guesses ids would learn which exist, from the answer to attach, show or cancel (D 29)."""
+    async with client(guarded, Accept=accept) as session, stream(session, "hers", ALICE):
+        found = []
+        for name in ("hers", "never-was", "not%20an%20id", "hers@alice", "a" * 101, "hers~"):
+            async with session.request(method, f"{prefix}/{name}", headers=BOB) as answer:
+                text = re.sub(r"req_\w+", "", await answer.text())
+                named = set(answer.headers) - {"Content-Length"}
+                found.append((answer.status, text, named, answer.headers["Content-Type"]))
+        assert found[0][0] == 404
+        assert all(one == found[0] for one in found)
+        assert names(guarded) == {"hers"}
 
 
 async def test_a_foreign_id_cannot_be_taken_over(guarded: Gateway) -> None:
-    """Choosing another owner's stream id would end or replace that stream."""
+    """Choosing another owner's stream id would end or replace that stream, or tell that it exists."""
     async with client(guarded) as session, stream(session, "hers", ALICE):
-        async with session.post(CHAT, json=LONG, headers={**BOB, "X-Stream-Id": "hers"}) as answer:
+        async with session.post(CHAT, json=LONG, headers={**ALICE, "X-Stream-Id": "hers"}) as answer:
             assert answer.status == 409
-        assert guarded.hub.running["hers"].stream.identity.owner == "alice"
+        async with stream(session, "hers", BOB), session.delete("/api/streaming/hers", headers=BOB) as answer:
+            assert (await answer.json())["state"] == "cancelled"
+        async with session.get("/api/streaming/hers", headers=ALICE) as answer:
+            assert (await answer.json())["receipt"]["endedAt"] is None
+        assert {p.stream.identity.owner for p in guarded.hub} == {"alice"}
 
 
 async def _refused(session: aiohttp.ClientSession, path: str = CHAT) -> dict[str, Any]:
@@ -181,7 +211,7 @@ async def test_a_lease_returns_when_the_backend_fails(script: list[bytes | str])
     ):
         for path in (CHAT, "/v1/chat/completions") * 3:
             async with session.post(path, json=ASK) as answer:
-                assert answer.status in (200, 502), await answer.text()
+                assert answer.status in (200, 502, 503), await answer.text()  # 503: the breaker has opened
                 with contextlib.suppress(
                     aiohttp.ClientPayloadError
                 ):  # a broken body, where the protocol has nothing better
@@ -225,20 +255,27 @@ async def test_a_key_opens_only_its_models(guarded: Gateway) -> None:
             assert answer.status == 200
 
 
-async def test_only_health_and_the_page_answer_without_a_key(guarded: Gateway) -> None:
+async def test_only_health_the_page_and_the_version_answer_without_a_key(guarded: Gateway) -> None:
     """A route somebody added without a check would be open to the world."""
     runner = guarded._runners[0]
     assert isinstance(runner, aiohttp.web.AppRunner)
     routes = [(r.method, r.resource.canonical) for r in runner.app.router.routes() if r.resource is not None]
     assert len(routes) > 20
     async with client(guarded) as session:
-        for method, canonical in routes:
-            path = canonical.replace("{id}", "abc").replace("{check}", "memory").replace("{model}", "m")
+        for verb, canonical in routes:
+            method = "POST" if verb == "*" else verb
+            path = (
+                canonical.replace("{id}", "abc")
+                .replace("{check}", "memory")
+                .replace("{model}", "m")
+                .replace("{version}", "v1beta")
+            )
+            path = path.replace("{call}", "generateContent").replace("{digest}", "sha256:0")
             get = method in ("GET", "HEAD")
             query = {"message": "x"} if get else None
             async with session.request(method, path, params=query, json=None if get else LONG) as answer:
-                may = path in OPEN or path.startswith("/api/monitoring/")
+                may = path in OPEN + PAGES or path.startswith("/api/monitoring/") or answer.status == 501
                 assert (answer.status != 401) == may, (method, path, answer.status)
                 if not may and method != "HEAD":
-                    assert json.loads(await answer.text())["error"]["message"]
+                    assert json.loads(await answer.text())["error"]  # in whatever shape the path's clients know
     assert len(guarded.hub) == 0

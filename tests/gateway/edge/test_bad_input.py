@@ -9,11 +9,12 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
+from msgspec.structs import replace
 from support.inprocess import client, config_for, running
 from support.upstream import Upstream, chunk, head
 
-from config.schema import Server
-from config.values import Size
+from config.schema import Backend, Server
+from config.values import Secret, Size
 from gateway.app import Gateway
 
 PATH = "/api/streaming/chat"
@@ -171,6 +172,126 @@ async def test_a_broken_header_is_not_logged(
     assert status == 400
     assert b"hg_secret" not in body
     assert "hg_secret" not in caplog.text
+
+
+SPOOFED = {
+    b"Connection": b"x-api-key, x-forwarded-for, authorization",
+    b"X-Api-Key": b"canary-1",
+    b"X-Forwarded-For": b"canary-2",
+    b"Forwarded": b"for=canary-3",
+    b"TE": b"trailers, canary-4",
+    b"Cookie": b"session=canary-5",
+    b"Proxy-Authorization": b"Basic canary-6",
+    b"User-Agent": b"canary-7",
+    b"OpenAI-Organization": b"canary-8",
+    b"X-User-Id": b"canary-9",
+    b"Accept-Encoding": b"gzip, canary-10",
+    b"Upgrade": b"canary-11",
+    b"Trailer": b"canary-12",
+    b"X-Anything": b"canary-13",
+    b"Referer": b"http://canary-14/",
+}
+
+
+@pytest.mark.parametrize("driver", ["openai", "anthropic", "ollama"])
+@pytest.mark.parametrize("target", [PATH, "/v1/chat/completions", "/v1/messages", "/api/chat"])
+async def test_nothing_of_the_clients_headers_reaches_a_backend(target: str, driver: str) -> None:
+    """A client could pass for another one at the backend, or its own key and cookies would go there (A 7)."""
+    async with Upstream([head(), b"0\r\n\r\n"]) as up:
+        config = config_for(up.url, driver=driver)
+        backend = Backend(driver=driver, url=up.url, api_key=Secret("ours"))
+        async with running(replace(config, backends={"up": backend})) as gateway:
+            await _spoof(gateway, up, target)
+
+
+async def _spoof(gateway: Gateway, up: Upstream, target: str) -> None:
+    headers = [name + b": " + value for name, value in SPOOFED.items()]
+    asked = BODY[:-1] + b',"max_tokens":5}'
+    trailers = b"%x\r\n%s\r\n0\r\nX-Api-Key: canary-15\r\nHost: canary-16\r\n\r\n" % (len(asked), asked)
+    await send(gateway, post(*headers, b"Transfer-Encoding: chunked", target=target, body=trailers))
+    assert len(up.requests) == 1
+    raw, _body = up.requests[0]
+    assert b"canary" not in raw
+    names = {line.split(b":")[0].lower() for line in raw.strip().split(b"\r\n")[1:]}
+    ours = {b"host", b"content-type", b"content-length", b"accept", b"accept-encoding", b"user-agent", b"connection"}
+    assert names <= ours | {b"authorization", b"x-api-key", b"anthropic-version"}
+    assert b"ours" in raw
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0"])
+async def test_an_upgrade_is_ignored(guarded: tuple[Gateway, Upstream], protocol: str) -> None:
+    """curl --http2 and curious proxies offer one; the request would hang, or its body be lost (A 7)."""
+    gateway, up = guarded
+    more = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + protocol.encode(), b"HTTP2-Settings: AAMAAABk")
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.public_port)
+    writer.write(post(*more))
+    async with asyncio.timeout(5):
+        assert (await answer(reader))[0] == 502  # what an answer without content is
+        writer.write(b"GET /health HTTP/1.1\r\nHost: gw\r\n\r\n")
+        assert (await answer(reader))[0] == 200
+    writer.close()
+    assert [b'"hi"' in body for _, body in up.requests] == [True]
+
+
+async def test_expect_100_continue_is_answered_and_nothing_else_is(guarded: tuple[Gateway, Upstream]) -> None:
+    """curl sends it with larger bodies and waits a second; an unknown expectation would be taken for met (A 7)."""
+    gateway, up = guarded
+    for target in (PATH, "/api/v1/conversations/c/stream"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.public_port)
+        request = post(b"Expect: 100-continue", target=target)
+        writer.write(request.removesuffix(BODY))
+        async with asyncio.timeout(5):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(BODY)
+            assert (await answer(reader))[0] == 502  # what an answer without content is
+        writer.close()
+    assert len(up.requests) == 2
+    status, _headers, body = await send(gateway, post(b"Expect: the-unexpected"))
+    assert (status, json.loads(body)["error"]["code"]) == (417, "invalid_request")
+    assert len(up.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "value", [b"a\r\nX-Evil: 1", b"st_1.99999999999999999999", b"\xed\xa0\x80.1", b"a" * 3000, b"..", b"st_1.-1"]
+)
+async def test_a_forged_last_event_id_does_nothing(guarded: tuple[Gateway, Upstream], value: bytes) -> None:
+    """What a client says it has read would become a header, an event, a huge number or somebody else's stream (A 6)."""
+    gateway, _up = guarded
+    target = b"GET /api/streaming/st_1 HTTP/1.1\r\nHost: gw\r\nAccept: text/event-stream\r\nLast-Event-ID: "
+    status, headers, body = await send(gateway, target + value + b"\r\n\r\n")
+    assert status in (400, 404)
+    assert "x-evil" not in headers
+    assert b"Evil" not in body
+
+
+@pytest.mark.parametrize("name", ["X-User-Id", "X-Conversation-Id", "X-Workspace-Id"])
+async def test_attributes_of_headers_are_cleaned(guarded: tuple[Gateway, Upstream], name: str) -> None:
+    """A control character in an attribute would forge a line of the log or a field of an event (A 6)."""
+    gateway, _up = guarded
+    status, _headers, _body = await send(gateway, post(name.encode() + b": a\x1b[31m\xff\x7f\tb"))
+    assert status in (200, 400)
+    async with client(gateway) as session, session.get("/api/streaming/active") as listed:
+        assert "\\u001b" not in await listed.text()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"llm.example.com", 200),
+        (b"LLM.Example.com:8080", 200),
+        (b"[::1]:8080", 200),
+        (b"llm.example.com.evil", 403),
+        (b"evil", 403),
+        (b"127.0.0.1", 403),
+        (b"[::1", 400),
+    ],
+)
+async def test_only_configured_host_names_are_served(host: bytes, status: int) -> None:
+    """A page of somebody else's, pointed at us by its DNS, could use a visitor's gateway (DNS rebinding)."""
+    server = Server(port=0, hosts=("llm.example.com", "[::1]"))
+    async with running(config_for(server=server)) as gateway:
+        request = b"GET /v1/models HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+        assert (await send(gateway, request))[0] == status
 
 
 async def test_attributes_cannot_forge_headers_or_lines(guarded: tuple[Gateway, Upstream]) -> None:

@@ -13,11 +13,12 @@ from aiohttp.test_utils import TestClient, TestServer
 from msgspec.structs import replace
 
 from gateway.edge.health_handlers import routes
-from gateway.observe.health import Check, Health, Seen, above, of_backend, overall
+from gateway.observe.health import Health
+from gateway.observe.judging import Check, Seen, above, of_backend, overall
 from gateway.observe.machine import memory_limit, memory_used
 from gateway.registry.memory import MemoryRegistry
 from gateway.streams.settle import settle
-from gateway.streams.stream import Identity, Receipt, State, Stream
+from gateway.streams.stream import Identity, Receipt, State, Stream, Try
 
 SECRET = "http://10.0.0.7:8000 refused key sk-secret"
 Client = TestClient[web.Request, web.Application]
@@ -58,7 +59,9 @@ async def client() -> AsyncIterator[tuple[Client, Health]]:
 def test_judgements() -> None:
     """Breaks when a threshold is read the wrong way round."""
     assert [above(v, 1, 2) for v in (0.5, 1, 2)] == ["healthy", "degraded", "unhealthy"]
-    assert of_backend(Seen()) == "healthy"
+    assert of_backend(Seen()) == "unknown"
+    assert of_backend(Seen(probed=True, at=1.0)) == "healthy"
+    assert of_backend(Seen(probed=True, failures=5, answered=True, at=1.0)) == "degraded"
     assert of_backend(Seen(probed=True, failures=1)) == "degraded"
     assert of_backend(Seen(probed=True, failures=5)) == of_backend(Seen(probed=False)) == "unhealthy"
 
@@ -92,6 +95,20 @@ def test_memory_figures_are_real() -> None:
     assert 5_000_000 < memory_used() < memory_limit()
 
 
+def test_failed_attempts_count_for_their_own_backend() -> None:
+    """Breaks when a backend that failed over to another stays well, or is blamed for a client's mistake or patience."""
+    health = make()
+    tries = (Try("far", "m", "start", "timeout", 0), Try("far", "m", "start", "not needed", 0))
+    health.finished(replace(receipt(State.COMPLETED), tries=tries))
+    assert health.backends()["far"].figures["failuresInARow"] == 1
+    assert health.backends()["demo"].status == "healthy"
+    for code, finish in (("invalid_request", "error"), ("timeout", "timeout"), ("cancelled", "cancelled")):
+        health.finished(replace(receipt(State.UPSTREAM_ERROR), error_code=code, finish_reason=finish))
+    assert health.backends()["demo"].figures["failuresInARow"] == 0
+    health.finished(replace(receipt(State.TIMED_OUT), error_code="timeout", finish_reason="error"))
+    assert health.backends()["demo"].figures["failuresInARow"] == 1
+
+
 async def test_asking_never_waits_for_a_probe() -> None:
     """Breaks when a backend that hangs makes health hang, or its silence passes for health."""
 
@@ -103,9 +120,11 @@ async def test_asking_never_waits_for_a_probe() -> None:
     await health.start()
     began = time.perf_counter()
     assert health.report()["checks"]["backend:demo"]["known"] is False
+    assert health.report()["checks"]["backend:demo"]["status"] == "unknown"
     assert time.perf_counter() - began < 0.1
     await until(lambda: health.report()["status"] == "unhealthy")
     assert "no answer within" in str(health.check("backend:demo", public=False))
+    assert health.backends()["demo"].figures["failuresInARow"] == 1
     await health.stop()
 
 
@@ -138,6 +157,13 @@ async def test_a_blocked_loop_shows() -> None:
     await health.stop()
 
 
+def test_details_of_the_registry_are_json() -> None:
+    """Breaks when operators' tools get the text of a Python object to read."""
+    found = make().check("registry", public=False)
+    assert found is not None
+    assert found["detail"]["backend"] == "memory"
+
+
 async def test_live_and_ready(client: tuple[Client, Health]) -> None:
     """Breaks when a draining node still asks for new streams, or a lost backend gets the process restarted."""
     http, health = client
@@ -159,7 +185,7 @@ async def test_details_without_secrets(client: tuple[Client, Health]) -> None:
     assert "10.0.0.7" not in texts
     assert "sk-secret" not in texts
     report = await (await http.get("/health/detailed")).json()
-    assert set(report["checks"]) == {"registry", "event_loop", "memory", "disk", "backend:demo", "backend:far"}
+    assert set(report["checks"]) == {"registry", "event_loop", "memory", "cpu", "disk", "backend:demo", "backend:far"}
     assert report["checks"]["backend:far"]["status"] == "unhealthy"
     assert report["status"] != "healthy"
 

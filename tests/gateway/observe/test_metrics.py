@@ -7,7 +7,9 @@ import time
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from config.schema import Backend, Config, Route, Target
 from gateway.observe.metrics import Bounded, Metrics, NullMetrics
+from gateway.observe.naming import Naming
 from gateway.streams.settle import settle
 from gateway.streams.stream import Identity, Receipt, State, Stream
 
@@ -83,6 +85,41 @@ def test_clients_cannot_grow_the_figures() -> None:
     models = {labels for name, labels in read(metrics) if name == "headgate_streams_total"}
     assert len(models) == 201
     assert any("model=other" in labels for labels in models)
+
+
+def test_names_that_clients_make_up_fill_no_places() -> None:
+    """Breaks when junk names take the labels, so that the models one pays for are counted as `other`."""
+    routes = (
+        Route(model="gpt-*", to=(Target("demo"),)),
+        Route(model="fast", aliases=("swift",), to=(Target("demo", "m1"),)),
+    )
+    every = Route(model="*", to=(Target("demo"),))
+    config = Config(backends={"demo": Backend(driver="demo", models=("m2",))}, routes=(*routes, every))
+    naming = Naming(lambda: config, lambda: {"listed": "demo"})
+    for n in range(1000):
+        assert naming(f"junk-{n}", completed=True) == "other"
+        assert naming(f"gpt-{n}", completed=False) == "other"
+    for name in ("fast", "swift", "m1", "m2", "listed", "default"):
+        assert naming(name, completed=False) == name
+    assert naming("gpt-4o", completed=True) == "gpt-4o" == naming("gpt-4o", completed=False)
+    assert sum(naming(f"gpt-{n}", completed=True) != "other" for n in range(1000)) == 199
+    assert naming("fast", completed=False) == "fast"
+    config = Config(routes=(Route(model="new", to=(Target("demo"),)),))
+    assert naming("new", completed=False) == "new"
+    metrics = Metrics()
+    metrics.naming = naming
+    metrics.finished(replace(receipt(), model="junk"))
+    assert any("model=other" in labels for name, labels in read(metrics) if name == "headgate_streams_total")
+
+
+def test_known_backends_have_a_figure_from_the_start() -> None:
+    """Breaks when a backend nobody has used yet is missing from dashboards, so that its first streams show as a gap."""
+    metrics = Metrics()
+    metrics.breakers = lambda: {"demo": 0, "far": 2}  # type: ignore[assignment]
+    assert read(metrics)["headgate_streams_active", "backend=far"] == 0
+    metrics.started(WHO)
+    found = read(metrics)
+    assert (found["headgate_streams_active", "backend=demo"], found["headgate_streams_active", "backend=far"]) == (1, 0)
 
 
 def test_labels_are_clean() -> None:

@@ -1,0 +1,120 @@
+"""Whether operators and limits let a request become a stream: what admission asks of `gateway.control` and `access`.
+
+Law: nothing is taken here but by `take`, and what it took is given back by the stream's receipt, or by `release`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from msgspec.structs import replace
+
+from backends.contract.errors import BackendError, ErrorCode
+from backends.contract.request import ChatRequest
+from gateway.access.keys import Caller
+from gateway.access.limits import Demand, Who, check_prompt, check_room, demand, estimate
+from gateway.control.flags import Subject
+from gateway.control.gate import Passed, check, paused_backends
+from gateway.edge.services import Services, request_id
+from gateway.protocols.base import Asked
+from gateway.routing.router import Choice, Decision
+from gateway.streams.names import stream_key
+from gateway.streams.stream import Identity
+
+
+def attribute(headers: Mapping[str, str], name: str, said: str) -> str:
+    """A user, workspace or conversation: the header's word before the body's; printable, at most 200 characters."""
+    return "".join(c for c in (headers.get(name) or said)[:200] if c.isprintable())
+
+
+def user_of(headers: Mapping[str, str], asked: Asked) -> str:
+    """The user a request names."""
+    return attribute(headers, "X-User-Id", asked.user_id or asked.request.user)
+
+
+def check_open(services: Services, caller: Caller) -> None:
+    """Raises BackendError SHED while this node takes no more streams (of this caller)."""
+    if services.draining:
+        raise BackendError(ErrorCode.SHED, "this gateway node is shutting down; try again", retry_after=1)
+    check_room(services.config, len(services.hub), caller)
+
+
+def check_caps(services: Services, request: ChatRequest) -> None:
+    """What one request may ask for. Raises BackendError INVALID_REQUEST."""
+    access = services.config.access
+    if request.n > access.max_n or request.n < 1:
+        text = f"n must be between 1 and {access.max_n} (access.max_n)"
+        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="n")
+    if access.max_tokens and (request.max_tokens or 0) > access.max_tokens:
+        text = f"max_tokens must be at most {access.max_tokens} (access.max_tokens)"
+        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="max_tokens")
+    if access.max_prompt:
+        check_prompt(services.config, chars_of(request))
+
+
+def chars_of(request: ChatRequest) -> int:
+    """Characters of all messages together."""
+    return sum(len(message.text()) for message in request.messages)
+
+
+def permit(
+    services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller, choice: Choice
+) -> tuple[Asked, Passed]:
+    """The request as operators let it pass: perhaps for the whole answer instead of a stream. Raises BackendError."""
+    control = services.control
+    subject = Subject(
+        backends=(choice.backend,),
+        models=(asked.request.model, choice.model),
+        route=choice.route.model,
+        key=caller.key_id,
+        owner=caller.owner,
+        user=user_of(headers, asked),
+    )
+    high = caller.priority == "high"
+    passed = check(control.state, subject, stream=asked.stream, background=asked.background, high=high, now=control.now)
+    return (replace(asked, stream=False) if passed.whole else asked), passed
+
+
+def in_service(services: Services, decision: Decision) -> Decision:
+    """The decision without backends that are paused or killed; as it is when none is left: `permit` refuses then."""
+    control = services.control
+    out = paused_backends(control.state, control.now)
+    left = tuple(one for one in decision.candidates if one.backend not in out) if out else ()
+    return replace(decision, candidates=left) if left else decision
+
+
+async def take(
+    services: Services, caller: Caller, identity: Identity, choice: Choice, request: ChatRequest, *, rolled: bool
+) -> None:
+    """Every lease and rate the stream needs. Raises LimitReached; then nothing is held."""
+    who = Who(identity.user_id, identity.workspace_id)
+    tokens = estimate(request, chars_of(request)) if caller.tpm or services.config.access.tpm else 0
+    wanted = demand(services.config, caller, who, choice.route, tokens)
+    key = stream_key(identity.id, identity.owner)
+    await services.limiter.admit(key, wanted, route=choice.route.model, rolled=rolled)
+
+
+def recheck(
+    services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller, choice: Choice, identity: Identity
+) -> None:
+    """Ask operators' settings again, after waiting. Raises BackendError, and gives back what was taken."""
+    try:
+        permit(services, headers, asked, caller, choice)
+    except BackendError:
+        services.limiter.release(stream_key(identity.id, identity.owner), 0)
+        raise
+
+
+@asynccontextmanager
+async def aside(services: Services, caller: Caller, choice: Choice, chars: int) -> AsyncIterator[None]:
+    """A call that is no stream (embeddings): rules and rates hold, limits of streams do not. Raises BackendError."""
+    asked = Asked(ChatRequest(model=choice.model, messages=()), stream=False, body={})
+    permit(services, {}, asked, caller, choice)
+    wanted = demand(services.config, caller, Who(), choice.route, -(-chars // 4))
+    key = request_id()
+    await services.limiter.admit(key, Demand((), wanted.rates, wanted.names, (), wanted.rank))
+    try:
+        yield
+    finally:
+        services.limiter.release(key, 0)

@@ -1,0 +1,139 @@
+"""From a decided caller to a stream's plan: who may be asked, and what. Waits only for a place or a permit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from backends.base import HttpRequest
+from backends.contract.request import ChatRequest, Message
+from config.schema import OnDisconnect, Route
+from gateway.access.keys import Caller
+from gateway.control.gate import paused_backends
+from gateway.edge.permission import attribute, chars_of, user_of
+from gateway.edge.services import Services
+from gateway.protocols.base import Asked, ClientProtocol
+from gateway.routing.beginning import begin
+from gateway.routing.course import Routed
+from gateway.routing.degrading import Instead, Spare
+from gateway.routing.legs import Ask, World
+from gateway.routing.policies import PREFIX
+from gateway.routing.resuming import Wanted
+from gateway.routing.rewriting import rewritten
+from gateway.routing.router import Asking, Choice, Decision
+from gateway.streams.answers import key_of
+from gateway.streams.producer import Plan
+
+_PRIORITY = {"high": 1, "normal": 0, "low": -1}
+
+
+class Planned(Struct, frozen=True):
+    """A plan and where its first attempt goes. Whoever does not start the stream must close its course."""
+
+    plan: Plan
+    choice: Choice
+    course: Routed | Instead
+
+
+def decide(services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller) -> Decision:
+    """The route and its candidates, those aside that operators have paused. Raises BackendError."""
+    request = asked.request
+    decision = services.router.decide(
+        Asking(
+            model=request.model,
+            backend=asked.backend,
+            key=caller.key_id,
+            owner=caller.owner,
+            user=user_of(headers, asked),
+            workspace=attribute(headers, "X-Workspace-Id", asked.workspace_id),
+            conversation=attribute(headers, "X-Conversation-Id", asked.conversation_id),
+            headers=headers,
+            prompt=_beginning(request),
+            chars=chars_of(request),
+            max_tokens=request.max_tokens,
+        )
+    )
+    paused = paused_backends(services.control.state, services.control.now)
+    left = tuple(c for c in decision.candidates if c.backend not in paused) if paused else ()
+    return replace(decision, candidates=left) if left else decision
+
+
+def first_choice(decision: Decision) -> Choice:
+    """Where the policy would send it."""
+    first = decision.candidates[0]
+    return Choice(first.backend, first.model, decision.route)
+
+
+async def plan(
+    services: Services,
+    headers: Mapping[str, str],
+    protocol: ClientProtocol,
+    asked: Asked,
+    caller: Caller,
+    decision: Decision,
+    policy: OnDisconnect,
+    *,
+    onboarding: bool,
+) -> Planned:
+    """Raises BackendError; then nothing is held."""
+    route, request = decision.route, rewritten(asked.request, decision.route)
+    request = replace(request, most=services.config.access.max_tokens)
+    if onboarding and route.system:
+        request = replace(request, messages=(Message("system", route.system), *request.messages))
+
+    def hand_on(call: HttpRequest) -> HttpRequest:
+        return handed_on(call, headers, protocol)
+
+    ask = Ask(Wanted(request, protocol.name, protocol.dialect), asked.body, hand_on)
+    spare = _spare(services, asked, caller, route, request)
+    course = await begin(decision, ask, world_of(services), _PRIORITY[caller.priority], spare)
+    leg = course.leg
+    made = Plan(
+        leg.driver,
+        leg.request,
+        services.config.streams,
+        policy,
+        chars_of(request),
+        course.dropped,
+        asked.include_usage,
+        course,
+        partial=route.degrade.partial and request.n == 1,  # of several choices each would need an end
+        remembered=spare.name if spare is not None and route.degrade.cached else "",
+        turns=asked.turns,
+    )
+    return Planned(made, Choice(leg.backend, leg.model, route), course)
+
+
+def _spare(services: Services, asked: Asked, caller: Caller, route: Route, request: ChatRequest) -> Spare | None:
+    """What there is instead of an error for this request; None: the route has nothing."""
+    degrade = route.degrade
+    if not degrade.cached and not degrade.message:
+        return None
+    name = key_of(caller.owner, route.to, request) if degrade.cached else ""
+    return Spare(degrade, services.answers, name, asked.request.model, services.now_ms)
+
+
+def world_of(services: Services) -> World:
+    """The backends of the configuration in force."""
+    return World(services.upstreams, services.drivers, services.transports)
+
+
+def handed_on(call: HttpRequest, headers: Mapping[str, str], protocol: ClientProtocol) -> HttpRequest:
+    """The call with the client's own `protocol.forwarded` headers instead of the driver's; those of gateway.yaml are
+    added later and win over both."""
+    said = {name: headers[name] for name in protocol.forwarded if name in headers and headers[name].isprintable()}
+    return replace(call, headers=tuple({**dict(call.headers), **said}.items())) if said else call
+
+
+def _beginning(request: ChatRequest) -> str:
+    """As much of the prompt as tells prompts apart."""
+    said, size = [], 0
+    for message in request.messages:
+        text = message.text()
+        said.append(f"{message.role}: {text[:PREFIX]}")
+        size += len(text)
+        if size >= PREFIX:
+            break
+    return "\n".join(said)
