@@ -17,10 +17,13 @@ FROM python:3.11-slim
 ENV PATH=/opt/headgate/bin:$PATH PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin headgate
 COPY --from=build /opt/headgate /opt/headgate
-COPY gateway.yaml /etc/headgate/gateway.yaml
+COPY deploy/gateway.yaml /etc/headgate/gateway.yaml
+# A container is reached from outside or not at all: it does not start without a key (HEADGATE_KEY_HASH), unless told that
+# something in front checks (HEADGATE_ALLOW_ANONYMOUS=true). The operators' listener stays inside without a token.
+ENV HEADGATE_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /tmp
-EXPOSE 8080
+EXPOSE 8080 8081
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('HEADGATE_PORT', '8080') + '/health', timeout=2)"]

@@ -44,7 +44,7 @@ def test_exactly_our_packages_are_shipped(shipped: set[str]) -> None:
 
 def test_every_module_and_data_file_is_shipped(shipped: set[str]) -> None:
     """An installed gateway would lack a module, a Redis script or the page, which an editable install never shows."""
-    for pattern in ("*.py", "*.lua", "page/*.*"):
+    for pattern in ("*.py", "*.lua", "page/*.*", "client/*.*", "py.typed"):
         wanted = _files_below(ROOT, pattern)
         assert wanted, pattern
         assert wanted <= shipped, sorted(wanted - shipped)

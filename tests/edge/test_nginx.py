@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import aiohttp
 import pytest
-from support.gateway import ROOT, Gateway, start_gateway
-from support.process import free_port, stop, wait_until
+from support.gateway import Gateway, start_gateway
+from support.nginx import nginx
 
 pytestmark = pytest.mark.edge
 
@@ -31,36 +28,11 @@ def gateway() -> Iterator[Gateway]:
     running.stop()
 
 
-def listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 0.5).close()
-    except OSError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def front(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """nginx in front of the gateway: the shipped file, with this test's ports and folder put in."""
-    folder: Path = tmp_path_factory.mktemp("nginx")
-    port = free_port()
-    text = (ROOT / "deploy/nginx.conf").read_text(encoding="utf-8")
-    for shipped, ours in (
-        ("server gateway:8080;", f"server {gateway.url.removeprefix('http://')};"),
-        ("listen 8000;", f"listen 127.0.0.1:{port};"),
-        ("/tmp/headgate-nginx", f"{folder}/nginx"),
-    ):
-        assert shipped in text
-        text = text.replace(shipped, ours)
-    (folder / "nginx.conf").write_text(text, encoding="utf-8")
-    command = ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
-    with (folder / "nginx.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: listening(port), 10, "nginx listens")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        stop(process)
+    """nginx in front of the gateway."""
+    with nginx(tmp_path_factory.mktemp("nginx"), gateway.url) as url:
+        yield url
 
 
 async def test_tokens_are_not_held_back(front: str) -> None:

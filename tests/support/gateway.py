@@ -15,10 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Gateway:
-    """A running gateway: `url` is the public listener, `admin_url` the operators'; `log` is all it has said."""
+    """A running gateway: `url` is the public listener, `admin_url` the operators'; `file` its configuration, `log` all
+    it has said."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, admin_port: int, log: Path) -> None:
         self.process = process
+        self.file = log.with_name("gateway.yaml")
         self.url = f"http://127.0.0.1:{port}"
         self.admin_url = f"http://127.0.0.1:{admin_port}"
         self._log = log
@@ -47,10 +49,11 @@ class Gateway:
         self.process.wait()
 
 
-def start_gateway(config: str, *, env: dict[str, str] | None = None) -> Gateway:
-    """Start with this YAML. `{port}` and `{admin_port}` in it are filled in with free ports; without a `server:` or
-    `admin:` section one is added. Raises RuntimeError (with the log) when it ends early, TimeoutError when not up."""
-    port, admin_port = free_port(), free_port()
+def start_gateway(config: str, *, env: dict[str, str] | None = None, ports: tuple[int, int] | None = None) -> Gateway:
+    """Start with this YAML. `{port}` and `{admin_port}` in it are filled in with `ports`, or free ones; without a
+    `server:` or `admin:` section one is added. Raises RuntimeError (with the log) when it ends early, TimeoutError when
+    not up."""
+    port, admin_port = ports or (free_port(), free_port())
     text = config.replace("{port}", str(port)).replace("{admin_port}", str(admin_port))
     if not any(line.startswith("server:") for line in text.splitlines()):
         text += f"\nserver: {{port: {port}, drain_timeout: 2s}}\n"

@@ -26,9 +26,9 @@ def config_for(url: str = "", *, driver: str = "openai", streams: Streams | None
 
 
 @asynccontextmanager
-async def running(config: Config) -> AsyncIterator[Gateway]:
-    """Start, yield, stop whatever still runs."""
-    gateway = Gateway(config)
+async def running(config: Config, source: str | None = None) -> AsyncIterator[Gateway]:
+    """Start, yield, stop whatever still runs. `source`: the file it came from."""
+    gateway = Gateway(config, source=source)
     await gateway.start()
     try:
         yield gateway

@@ -71,7 +71,7 @@ class Node:
         self.registry.closed(done, "")
         return done
 
-    def end_by_registry(self, stream_id: str, by: str, reason: str) -> Receipt | None:
+    def end_by_registry(self, stream_id: str, owner: str, by: str, reason: str) -> Receipt | None:
         """What the gateway does when the registry wants a stream stopped."""
         self.stopped.append((stream_id, by, reason))
         state = "node_lost" if reason == "node_lost" else "cancelled"

@@ -71,11 +71,15 @@ class Upstream:
             self._tasks.discard(task)
             writer.close()
 
+    def script(self, raw: bytes, body: bytes) -> Sequence[Step]:
+        """What this request is answered with."""
+        return self.scripts[min(len(self.requests), len(self.scripts) - 1)]
+
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         raw = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)content-length: (\d+)", raw)
         body = await reader.readexactly(int(length[1])) if length else b""
-        script = self.scripts[min(len(self.requests), len(self.scripts) - 1)]
+        script = self.script(raw, body)
         self.requests.append((raw, body))
         for step in script:
             if isinstance(step, bytes):
