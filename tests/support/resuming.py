@@ -71,7 +71,7 @@ async def post(session: aiohttp.ClientSession, name: str, **headers: str) -> byt
 def fleet_config(url: str, redis: str, *, lease: float = 2.0, **rest: Any) -> Any:
     """A node's configuration, in front of a scripted upstream."""
     more = rest.pop("registry", {})
-    registry = Registry(url=redis, lease=Duration(lease), **{"timeout": Duration(0.4), **more})
+    registry = Registry(url=redis, lease=Duration(lease), **{"timeout": Duration(1.5), **more})
     return config_for(url, registry=registry, **rest)
 
 
