@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.registry.base import Entry
 from gateway.streams.producer import Producer
-from gateway.streams.settle import so_far
+from gateway.streams.settle import guessed, so_far
 from gateway.streams.stream import Receipt
 
 _TOP = (
@@ -48,7 +48,7 @@ def shown(found: Entry | Receipt, producer: Producer | None, now: float, now_ms:
     if isinstance(found, Receipt):
         receipt = msgspec.to_builtins(found)
         return {**{name: receipt[name] for name in _TOP}, "resumable": True, "receipt": receipt}
-    told = _of_producer(producer, now, now_ms) if producer is not None else _of_entry(found, now_ms)
+    told = _of_producer(producer, now, now_ms) if producer is not None else guessed(found, now_ms)
     return {**listed(found), "receipt": {**msgspec.to_builtins(told), **_NOT_YET}}
 
 
@@ -60,39 +60,4 @@ def _of_producer(producer: Producer, now: float, now_ms: int) -> Receipt:
         now=now,
         ended_ms=now_ms,
         prompt_chars=producer.plan.prompt_chars,
-    )
-
-
-def _of_entry(entry: Entry, now_ms: int) -> Receipt:
-    """What another node's stream is known by here."""
-    return Receipt(
-        stream_id=entry.stream_id,
-        state=entry.state,
-        ended_by="",
-        reason="",
-        protocol=entry.protocol,
-        model=entry.model,
-        backend=entry.backend,
-        upstream_model=entry.upstream_model,
-        owner=entry.owner,
-        user_id=entry.user_id,
-        workspace_id=entry.workspace_id,
-        conversation_id=entry.conversation_id,
-        node=entry.node,
-        started_at=entry.started_at,
-        ended_at=0,
-        first_token_ms=entry.first_token_ms,
-        duration_ms=float(max(0, now_ms - entry.started_at)),
-        token_count=entry.token_count,
-        finish_reason="",
-        prompt_tokens=0,
-        completion_tokens=entry.token_count,
-        reasoning_tokens=0,
-        cached_tokens=0,
-        usage_estimated=True,
-        bytes_in=0,
-        average_gap_ms=None,
-        max_gap_ms=None,
-        tokens_per_second=None,
-        attempts=1,
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.registry.base import Entry
 from gateway.registry.inheriting import Heirs
@@ -22,6 +23,7 @@ from gateway.registry.redis_healing import healed
 from gateway.registry.redis_layout import Layout, read_entry
 from gateway.registry.statistics import Fold
 from gateway.streams.names import stream_key
+from gateway.streams.settle import guessed
 from gateway.streams.stream import Receipt, State
 
 log = structlog.get_logger(__name__)
@@ -46,36 +48,13 @@ def lease_life(lease: float) -> float:
 
 def lost(entry: Entry, now_ms: int) -> Receipt:
     """The receipt of a stream whose node is gone: usage is estimated from the last heartbeat's count."""
-    return Receipt(
-        stream_id=entry.stream_id,
+    return replace(
+        guessed(entry, now_ms),
         state=State.NODE_LOST.wire,
         ended_by="gateway",
         reason="node_lost",
-        protocol=entry.protocol,
-        model=entry.model,
-        backend=entry.backend,
-        upstream_model=entry.upstream_model,
-        owner=entry.owner,
-        user_id=entry.user_id,
-        workspace_id=entry.workspace_id,
-        conversation_id=entry.conversation_id,
-        node=entry.node,
-        started_at=entry.started_at,
         ended_at=now_ms,
-        first_token_ms=entry.first_token_ms,
-        duration_ms=float(max(0, now_ms - entry.started_at)),
-        token_count=entry.token_count,
         finish_reason="error",
-        prompt_tokens=0,
-        completion_tokens=entry.token_count,
-        reasoning_tokens=0,
-        cached_tokens=0,
-        usage_estimated=True,
-        bytes_in=0,
-        average_gap_ms=None,
-        max_gap_ms=None,
-        tokens_per_second=None,
-        attempts=1,
         error_code="node_lost",
         error_message="the gateway node that carried this stream is gone",
     )

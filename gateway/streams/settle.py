@@ -12,7 +12,7 @@ from backends.base import Tap
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import FinishReason, Usage
 from gateway.protocols.base import Ending
-from gateway.streams.stream import Receipt, State, Stream, Try
+from gateway.streams.stream import Entry, Receipt, State, Stream, Try
 
 CHARS_PER_TOKEN = 4  # the usual rule of thumb for English text; only for answers whose backend did not count
 
@@ -206,4 +206,40 @@ def spent_with(spent: Spent, tap: Tap, bytes_in: int, prompt_chars: int, *, lead
         chars=spent.chars + (tap.chars if leading else 0),
         usage=Usage(*(b + n for b, n in zip(astuple(spent.usage), astuple(said), strict=True))),
         estimated=spent.estimated or tap.usage is None,
+    )
+
+
+def guessed(entry: Entry, now_ms: int) -> Receipt:
+    """What is known of a stream by its entry alone, which another node wrote: not ended, usage estimated from its
+    count. `now_ms`: Unix milliseconds."""
+    return Receipt(
+        stream_id=entry.stream_id,
+        state=entry.state,
+        ended_by="",
+        reason="",
+        protocol=entry.protocol,
+        model=entry.model,
+        backend=entry.backend,
+        upstream_model=entry.upstream_model,
+        owner=entry.owner,
+        user_id=entry.user_id,
+        workspace_id=entry.workspace_id,
+        conversation_id=entry.conversation_id,
+        node=entry.node,
+        started_at=entry.started_at,
+        ended_at=0,
+        first_token_ms=entry.first_token_ms,
+        duration_ms=float(max(0, now_ms - entry.started_at)),
+        token_count=entry.token_count,
+        finish_reason="",
+        prompt_tokens=0,
+        completion_tokens=entry.token_count,
+        reasoning_tokens=0,
+        cached_tokens=0,
+        usage_estimated=True,
+        bytes_in=0,
+        average_gap_ms=None,
+        max_gap_ms=None,
+        tokens_per_second=None,
+        attempts=1,
     )
