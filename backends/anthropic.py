@@ -49,6 +49,7 @@ class Driver(BaseDriver):
         Feature.FILE_URLS,
         Feature.FILE_IDS,
         Feature.TOOLS,
+        Feature.HOSTED_TOOLS,
         Feature.FORCED_TOOL,
         Feature.PARALLEL_TOOLS,
         Feature.SCHEMA,
@@ -137,6 +138,8 @@ class Messages(Driver):
     `body`: fields added to every request (the client's own win).
     """
 
+    expresses: ClassVar[frozenset[Feature]] = Driver.expresses - {Feature.HOSTED_TOOLS}  # those run at Anthropic
+
     def __init__(self, name: str, backend: Backend, body: Mapping[str, Any]) -> None:
         super().__init__(name, msgspec.structs.replace(backend, options={}))
         self._body = dict(body)
@@ -146,6 +149,10 @@ class Messages(Driver):
 
     def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
         return None  # whether such a server takes a prefill here is for its own driver to say
+
+    def decoder(self) -> Decoder:
+        """Such servers sign their thoughts at random, for the form's sake: whoever has the text can go on with it."""
+        return AnthropicDecoder(self.secrets, signed=False)
 
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
         return super().forward({**self._body, **body}, model)

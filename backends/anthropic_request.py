@@ -14,6 +14,8 @@ from typing import Any
 
 from backends import wire
 from backends.contract.request import ChatRequest, FilePart, ImagePart, Message, Part, ReasoningPart, TextPart, Tool
+from backends.contract.thinking import BUDGETS
+from backends.hosted_tools import said_in, unsaid
 
 SAMPLING_REFUSED = "2026-10-21"  # from this API version on temperature, top_p and top_k are refused
 
@@ -30,9 +32,7 @@ NO_PREFILL = (
     "claude-mythos*",
 )
 
-# Thinking tokens per reasoning effort. The least the API takes is 1024.
-BUDGET = {"minimal": 1024, "low": 1024, "medium": 4096, "high": 16384, "xhigh": 32768}
-_LEAST = 1024
+_LEAST = 1024  # thinking tokens, by the API
 _COUNTED = ("system", "messages", "tools", "tool_choice", "thinking", "output_config", "cache_control", "speed")
 
 
@@ -43,7 +43,7 @@ def messages_body(request: ChatRequest, default_limit: int, version: str = "") -
         system=_system(request.messages),
         stop_sequences=list(request.stop),
         metadata={"user_id": request.user} if request.user else None,
-        tools=[_tool(tool) for tool in request.tools if not tool.hosted],
+        tools=[_tool(tool) for tool in request.tools if not tool.hosted] + said_in("anthropic", request),
         tool_choice=_tool_choice(request) if request.tools else None,
         output_config=_output(request.response_format),
         thinking=thinking,
@@ -67,7 +67,7 @@ def lost(request: ChatRequest, default_limit: int) -> tuple[str, ...]:
         names += ["temperature above 1"] if (request.temperature or 0) > 1 else []
         names += ["reasoning effort"] if request.reasoning_effort not in (None, "none") else []
         names += ["reasoning budget"] if request.reasoning_budget and request.reasoning_effort != "none" else []
-    return tuple(names)
+    return (*names, *unsaid("anthropic", request))
 
 
 def may_prefill(model: str, version: str) -> bool:
@@ -105,7 +105,7 @@ def _limits(request: ChatRequest, default_limit: int) -> tuple[int, dict[str, An
 
 def _budget(request: ChatRequest) -> int:
     """Thinking tokens asked for; 0: none, or none can be had. A budget stands for more than the effort beside it."""
-    budget = request.reasoning_budget or BUDGET.get(request.reasoning_effort or "", 0)
+    budget = request.reasoning_budget or BUDGETS.get(request.reasoning_effort or "", 0)
     if not budget or request.reasoning_effort == "none" or not _may_think(request):
         return 0
     return max(budget, _LEAST)

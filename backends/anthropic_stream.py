@@ -36,10 +36,10 @@ FINISH: dict[str, FinishReason] = {  # what is not here means stop
 
 
 class AnthropicDecoder(Decoder):
-    """One stream of Messages events."""
+    """One stream of Messages events. `signed`: signatures mean something to the server that gave them."""
 
-    def __init__(self, secrets: tuple[str, ...] = ()) -> None:
-        self._secrets = secrets
+    def __init__(self, secrets: tuple[str, ...] = (), *, signed: bool = True) -> None:
+        self._secrets, self._signed = secrets, signed
         self._failed = False
         self._tools: dict[int, int] = {}  # block index -> index of the tool call
         self._bare: set[int] = set()  # tool blocks without arguments so far
@@ -94,7 +94,8 @@ class AnthropicDecoder(Decoder):
             out.extend([TextDelta(_text(block["text"]))] if block.get("text") else [])
             out.extend(_citation(source) for source in block.get("citations") or ())
         elif kind == "thinking":
-            text, signature = _text(block.get("thinking") or ""), _text(block.get("signature") or "")
+            text = _text(block.get("thinking") or "")
+            signature = _text(block.get("signature") or "") if self._signed else ""
             out.extend([ReasoningDelta(text, signature)] if text or signature else [])
         elif kind == "redacted_thinking":
             out.append(ReasoningDelta("", redacted=_text(block["data"])))
@@ -117,7 +118,7 @@ class AnthropicDecoder(Decoder):
                 out.append(TextDelta(_text(delta["text"])))
             case "thinking_delta" if delta["thinking"]:
                 out.append(ReasoningDelta(_text(delta["thinking"])))
-            case "signature_delta" if delta["signature"]:
+            case "signature_delta" if delta["signature"] and self._signed:
                 out.append(ReasoningDelta("", _text(delta["signature"])))
             case "input_json_delta" if delta["partial_json"] and index in self._tools:
                 self._bare.discard(index)

@@ -7,7 +7,7 @@ Upstream always streams: `prepare` and `forward` ask for a stream whatever the c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct
@@ -67,9 +67,9 @@ class Tap(ABC):
     def feed(self, block: bytes) -> None:
         """Count a block of complete frames."""
 
-    def plain(self) -> None:
-        """Count a block that `likeness` says is text. `chars` is for answers whose tokens were not counted."""
-        self.tokens += 1
+    def plain(self, count: int = 1) -> None:
+        """Count blocks that `likeness` says are text. `chars` is for answers whose tokens were not counted."""
+        self.tokens += count
 
     def eof(self) -> None:  # noqa: B027 - most dialects have a marker of their own and need no more
         """The body ended by its framing."""
@@ -133,6 +133,11 @@ class Driver(ABC):
         `framing`), so that a client of that dialect gets Passthrough; None: it has none, Transcode. Built once, not per
         request."""
         return self if dialect == self.dialect else None
+
+    def beside(self) -> Iterable[Driver]:
+        """This backend's APIs, other than its main one, to which a client's request may be translated where the main
+        one has no word for something in it; the best first."""
+        return ()
 
     def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
         """The request that goes on with an answer of which `so_far` was given (after `reasoning`): the model's next

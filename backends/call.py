@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from backends.connection import Connection
 from backends.contract.errors import BackendError, ErrorCode
-from backends.exchange import Exchange, Sink
+from backends.exchange import Exchange, Express, Sink
 
 DRAIN_SECONDS = 1.0
 DRAIN_BYTES = 64 * 1024
@@ -103,6 +103,9 @@ class Call(Exchange):
         self._paused = False
         if self._connection is not None:
             self._connection.resume()
+
+    def express(self, road: Express) -> bool:
+        return self._connection is not None and self._connection.express(road)
 
     def abort(self) -> None:
         connection = self._connection

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.call import Call
+    from backends.exchange import Express
 
 
 class Connection(asyncio.Protocol):
@@ -25,6 +26,7 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_call",
         "_eof",
+        "_express",
         "_gone",
         "_limit",
         "_on_gone",
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._reusable = False
         self._gone = False
         self._eof = False
+        self._express: Express | None = None
         self.reused = False
 
     @property
@@ -56,7 +59,7 @@ class Connection(asyncio.Protocol):
     def start(self, call: Call, raw: bytes) -> None:
         """Begin an exchange: hand the whole request to the socket."""
         assert self._transport is not None
-        self._call, self._body, self._buffer, self._seen = call, None, b"", 0
+        self._call, self._body, self._buffer, self._seen, self._express = call, None, b"", 0, None
         self._transport.write(raw)
 
     def pause(self) -> None:
@@ -69,9 +72,16 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
+    def express(self, road: Express) -> bool:
+        """As `Exchange.express`: from the next read on, if that begins a chunk."""
+        if self._body is None or not self._body.resting or self._limit:
+            return False
+        self._express = road
+        return True
+
     def close(self) -> None:
         """Close the socket now; an exchange still on it hears nothing."""
-        self._call = None
+        self._call = self._express = None
         if self._transport is not None:
             self._transport.abort()  # close() would first flush a request nobody wants, or wait for TLS to say goodbye
 
@@ -81,6 +91,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        express = self._express
+        if express is not None:
+            if express.take(data):
+                return
+            self._express = None
         call, body = self._call, self._body
         if body is None or call is None:
             self._head_bytes(data)
@@ -165,7 +180,7 @@ class Connection(asyncio.Protocol):
     # ends
 
     def _complete(self, call: Call, body: Body) -> None:
-        self._call = None
+        self._call = self._express = None
         transport = self._transport
         assert transport is not None
         keep = self._reusable and not body.extra and not self._eof and not transport.get_write_buffer_size()

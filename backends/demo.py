@@ -59,7 +59,6 @@ class Driver(OpenAIDriver):
     needs_key: ClassVar[bool] = False
 
     expresses: ClassVar[frozenset[Feature]] = frozenset(Feature) - {
-        Feature.CHOICES,
         Feature.OTHER_PARTS,
         Feature.STORED_TURNS,
         Feature.TOOL_ERRORS,

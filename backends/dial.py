@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Backend
 
-_USER_TIMEOUT_MS = 60_000  # a peer that acknowledges nothing for so long is dead
-_KEEPALIVE = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+_USER_TIMEOUT_MS = 55_000  # a peer that acknowledges nothing for so long is dead; kernels notice up to 5 s later
+_KEEPALIVE = (("TCP_KEEPIDLE", 25), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 P = TypeVar("P", bound=asyncio.Protocol)

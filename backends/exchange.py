@@ -30,6 +30,13 @@ class Sink(Protocol):
         """Anything else: UPSTREAM_TRUNCATED once the head was seen, UPSTREAM_FAILED (or TIMED_OUT) before."""
 
 
+class Express(Protocol):
+    """A shorter road for whole chunks (`Exchange.express`)."""
+
+    def take(self, data: bytes) -> bool:
+        """One read of the socket. True: it was one whole chunk, framing and all, and is dealt with."""
+
+
 class Exchange(ABC):
     """One request under way. Every method may be called at any time, in a sink's callback too, and after the end."""
 
@@ -40,6 +47,11 @@ class Exchange(ABC):
     @abstractmethod
     def resume(self) -> None:
         """Read on."""
+
+    def express(self, road: Express) -> bool:
+        """Offer it every read from now on, transfer coding and all, until it refuses one; that and what follows goes
+        the ordinary road. To be called in the sink's `data`. False: it will not be offered any."""
+        return False  # a shortcut, which not all transports have
 
     @abstractmethod
     def abort(self) -> None:

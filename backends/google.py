@@ -22,6 +22,7 @@ from backends.contract.refusal import refused
 from backends.contract.request import ChatRequest
 from backends.google_request import contents_body, embed_body
 from backends.google_stream import GoogleDecoder
+from backends.hosted_tools import unsaid
 from backends.tap import DecoderTap
 from config.schema import Backend
 
@@ -65,6 +66,7 @@ class Driver(BaseDriver):
             Feature.TOOLS,
             Feature.HOSTED_TOOLS,
             Feature.FORCED_TOOL,
+            Feature.CHOICES,
             Feature.LOGPROBS,
             Feature.STOP,
             Feature.SCHEMA,
@@ -89,6 +91,9 @@ class Driver(BaseDriver):
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
         return self.forward(contents_body(request), request.model)
+
+    def drops(self, request: ChatRequest) -> tuple[str, ...]:
+        return unsaid(self.dialect, request)
 
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
         whole = {k: v for k, v in body.items() if k not in ("model", "stream")}

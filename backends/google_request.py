@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from backends import wire
-from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import (
     AudioPart,
     ChatRequest,
@@ -23,6 +22,7 @@ from backends.contract.request import (
     TextPart,
     ToolCall,
 )
+from backends.hosted_tools import said_in
 
 _BUDGET = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}  # tokens per effort
 _STRICT = re.compile(r"gemini-(?:[3-9]|\d\d)")  # these refuse a call of an earlier turn that has no signature
@@ -39,8 +39,7 @@ def contents_body(request: ChatRequest) -> dict[str, Any]:
         if not t.hosted
     ]
     extra = request.extra if request.dialect == "google" else {}
-    hosted = _hosted(request)
-    tools = ([{"functionDeclarations": declared}] if declared else []) + hosted
+    tools = ([{"functionDeclarations": declared}] if declared else []) + said_in("google", request)
     return {
         **{name: value for name, value in extra.items() if not name.startswith(_NESTED)},
         **wire.drop_none(
@@ -69,15 +68,6 @@ def _within(extra: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in extra.items() if name.startswith(prefix)}
 
 
-def _hosted(request: ChatRequest) -> list[dict[str, Any]]:
-    hosted = [tool.hosted for tool in request.tools if tool.hosted]
-    if hosted and request.dialect != "google":
-        names = ", ".join(tool.name for tool in request.tools if tool.hosted)
-        text = f"a Google backend has no such tool of its own: {names}; leave it out, or choose a model elsewhere"
-        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="tools")
-    return hosted
-
-
 def _generation(request: ChatRequest) -> dict[str, Any]:
     wanted = request.response_format or {}
     json_wanted = wanted.get("type") in ("json_object", "json_schema")
@@ -89,6 +79,7 @@ def _generation(request: ChatRequest) -> dict[str, Any]:
         topK=request.top_k,
         stopSequences=list(request.stop),
         seed=request.seed,
+        candidateCount=request.n if request.n != 1 else None,
         presencePenalty=request.presence_penalty,
         frequencyPenalty=request.frequency_penalty,
         responseMimeType="application/json" if json_wanted else None,
@@ -118,11 +109,12 @@ def _tool_config(choice: str | None) -> dict[str, Any]:
 def _contents(request: ChatRequest) -> list[dict[str, Any]]:
     """Turns of user and model; a result is matched to its call by name, which only the earlier call says."""
     out: list[dict[str, Any]] = []
-    names = {call.id: call.name for m in request.messages for call in m.tool_calls}
+    names: dict[str, str] = {}  # as far as the turns before say: an id may come again in a later one
     strict = _STRICT.match(request.model.removeprefix("models/")) is not None
     for message in request.messages:
         if message.role == "system":
             continue
+        names |= {call.id: call.name for call in message.tool_calls}
         role = "model" if message.role == "assistant" else "user"
         parts = list(_parts(message, names, strict))
         if out and out[-1]["role"] == role:

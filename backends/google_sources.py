@@ -55,8 +55,8 @@ class Sources:
 
     def _citation(self, page: dict[str, Any], place: dict[str, Any], source: Any) -> tuple[Citation, Any, Any]:
         end = place.get("endIndex")
-        start = place.get("startIndex", 0 if end is not None else None)  # a zero is left out on the wire
-        known = end is not None and end <= self._plain
+        start = place.get("startIndex", 0)  # a zero is left out on the wire
+        known = type(end) is int and type(start) is int and end <= self._plain
         citation = Citation(
             url=str(page.get("uri") or ""),
             title=str(page.get("title") or ""),

@@ -22,7 +22,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 # Plain size lines of the chunks that tokens come in -> the length of a read that is exactly one such chunk.
-_LINES = {line: len(line) + size + 2 for size in range(1, 2048) for line in (b"%x\r\n" % size, b"%X\r\n" % size)}
+CHUNKS = {line: len(line) + size + 2 for size in range(1, 2048) for line in (b"%x\r\n" % size, b"%X\r\n" % size)}
 
 
 class BadResponse(ValueError):
@@ -121,6 +121,11 @@ class Body(ABC):
     def feed(self, data: bytes) -> bytes:
         """The content in these bytes, b"" for none. Raises BadResponse."""
 
+    @property
+    def resting(self) -> bool:
+        """Whether the next byte begins a chunk."""
+        return False
+
     def close(self) -> bool:
         """The peer closed cleanly: is the body complete?"""
         return self.done
@@ -172,10 +177,14 @@ class ChunkedBody(Body):
         self._rest = b""  # an incomplete line
         self._trailers = 0
 
+    @property
+    def resting(self) -> bool:
+        return self._step == self._SIZE and not self._rest and not self.done
+
     def feed(self, data: bytes) -> bytes:
         if self._step == 0 and not self._rest:
             start = data.find(b"\n", 0, 8) + 1
-            if _LINES.get(data[:start]) == len(data) and data.endswith(b"\r\n"):
+            if CHUNKS.get(data[:start]) == len(data) and data.endswith(b"\r\n"):
                 return data[start:-2]
         return self._walk(data)
 

@@ -19,6 +19,7 @@ from backends.base import Driver as BaseDriver
 from backends.base import HttpRequest
 from backends.contract.fit import Feature
 from backends.contract.request import ChatRequest
+from backends.contract.thinking import budget_of
 from backends.openai import LocalDriver
 from backends.openai_body import chat_body
 from config.schema import Backend
@@ -31,9 +32,8 @@ class Driver(LocalDriver):
     expresses: ClassVar[frozenset[Feature]] = LocalDriver.expresses - {
         Feature.FILES,
         Feature.FILE_IDS,
-        Feature.REASONING,
         Feature.USER,
-    } | {Feature.REASONING_HISTORY, Feature.TOP_K}
+    } | {Feature.REASONING_BUDGET, Feature.REASONING_HISTORY, Feature.TOP_K}
     history: ClassVar[str] = "reasoning_content"
     continues: ClassVar[str] = "chat and messages, by a last message of the assistant"
 
@@ -57,6 +57,13 @@ class Driver(LocalDriver):
             named = tuple(tool for tool in request.tools if tool.name == choice[5:])
             request = msgspec.structs.replace(request, tools=named, tool_choice="required")
         return super().prepare(request)
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """Templates that know efforts are told the effort; a budget holds with any."""
+        budget = request.reasoning_budget
+        if budget is None:
+            budget = budget_of(request.reasoning_effort or "")
+        return {**super().body(request), **wire.drop_none(thinking_budget_tokens=budget)}
 
     def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
         """The text is put after the template's own beginning of an answer, as it is. It refuses to do so for a model

@@ -10,6 +10,7 @@ from typing import Any
 
 from backends import wire
 from backends.contract.request import ChatRequest, ImagePart, Message, ReasoningPart
+from backends.contract.thinking import effort_of
 
 _LEVELS = {"none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high"}
 _OPTION = "options."  # how a client's option without a name of its own is called in `extra`
@@ -17,7 +18,7 @@ _OPTION = "options."  # how a client's option without a name of its own is calle
 
 def chat_body(request: ChatRequest) -> dict[str, Any]:
     """The request as an `/api/chat` body, without `model` and `stream`."""
-    names = {call.id: call.name for m in request.messages for call in m.tool_calls}
+    names: dict[str, str] = {}  # as far as the turns before say: an id may come again in a later one
     own = request.extra if request.dialect == "ollama" else {}
     body = wire.drop_none(
         options=_options(request, own),
@@ -61,8 +62,8 @@ def _tools(request: ChatRequest) -> list[dict[str, Any]]:
 def _think(request: ChatRequest) -> bool | str | None:
     """gpt-oss models take a level and cannot be told not to think; all others take yes or no only."""
     effort, budget = request.reasoning_effort, request.reasoning_budget
-    if effort is None:
-        effort = None if budget is None else "none" if budget == 0 else "medium"
+    if effort is None and budget is not None:
+        effort = effort_of(budget)
     if effort is None:
         return None
     return _LEVELS.get(effort, "medium") if "gpt-oss" in request.model.lower() else effort != "none"
@@ -74,7 +75,9 @@ def _format(wanted: dict[str, Any]) -> Any:
     return "json" if wanted.get("type") == "json_object" else None
 
 
-def _message(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+def _message(message: Message, names: dict[str, str]) -> dict[str, Any]:
+    """`names`: of the calls of the turns before, by id; this turn's are added."""
+    names |= {call.id: call.name for call in message.tool_calls}
     parts = () if isinstance(message.content, str) else message.content
     calls = [
         {**({"id": c.id} if c.id else {}), "function": {"name": c.name, "arguments": wire.arguments_of(c.arguments)}}

@@ -22,7 +22,10 @@ from backends.contract.events import (
     ToolCallDelta,
     Usage,
 )  # fmt: skip
+from backends.contract.payload import BOM
 from backends.contract.refusal import in_stream, unreadable
+
+_DIGITS = frozenset("0123456789")
 
 
 class OllamaDecoder(Decoder):
@@ -32,6 +35,7 @@ class OllamaDecoder(Decoder):
         self._secrets = secrets
         self._started = self._failed = False
         self._calls = 0
+        self._answer = ""  # what tells its calls, where they have no ids, from those of a conversation's other answers
 
     def feed(self, block: bytes) -> list[Event]:
         out: list[Event] = []
@@ -41,7 +45,7 @@ class OllamaDecoder(Decoder):
             if not line.strip():
                 continue
             try:
-                self._line(msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf")), out)
+                self._line(msgspec.json.decode(line.removeprefix(BOM)), out)
             except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
                 self._fail(out, unreadable("a line"))
         return out
@@ -56,6 +60,7 @@ class OllamaDecoder(Decoder):
             return
         if not self._started:
             self._started = True
+            self._answer = "".join(filter(_DIGITS.__contains__, _text(line.get("created_at"))))[:24]
             out.append(Start("", _text(line.get("model"))))
         message = line.get("message") or line
         thinking, text = _text(message.get("thinking")), _text(message.get("content") or line.get("response"))
@@ -71,7 +76,8 @@ class OllamaDecoder(Decoder):
     def _call(self, call: dict[str, Any], out: list[Event]) -> None:
         function, index = call["function"], self._calls
         arguments = msgspec.json.encode(function.get("arguments") or {}).decode()
-        out.append(ToolCallDelta(index, _text(call.get("id")) or f"call_{index}", _text(function["name"]), arguments))
+        own = f"call_{self._answer}_{index}" if self._answer else f"call_{index}"
+        out.append(ToolCallDelta(index, _text(call.get("id")) or own, _text(function["name"]), arguments))
         self._calls += 1
 
     def _end(self, line: dict[str, Any], out: list[Event]) -> None:

@@ -5,7 +5,7 @@ Protocol source: the OpenAI API reference, "Create chat completion", and its str
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from backends.openai_body import chat_body
 from backends.openai_completions import Completions, streaming
 from backends.openai_embeddings import read_embeddings
 from backends.openai_responses import Responses
+from backends.openai_responses_stream import DIALECT as RESPONSES
 from backends.openai_stream import OpenAIDecoder
 from backends.tap import DecoderTap
 from config.schema import Backend
@@ -36,22 +37,21 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     `body`: fields added to every request (the client's own win). `completions` False: the server has no
     `/completions`, so clients of that API are answered by chat; `responses` False: likewise `/responses`.
     `continue_answers` True: the server goes on with a last message of the assistant (by `continue_final_message`, which
-    servers that just do may ignore), so that answers broken off elsewhere can be completed there."""
+    servers that just do may ignore), so that answers broken off elsewhere can be completed there; False: it does not
+    even go on with a prompt (mlx_lm loses the space such a rest begins with)."""
 
     done_marker: bool | None = None
     max_tokens_field: str = ""
     body: dict[str, Any] = {}
     completions: bool = True
     responses: bool = True
-    continue_answers: bool = False
+    continue_answers: bool | None = None
 
 
-# What chat completions have no place for. `n`: one choice is read when an answer is translated. `metadata`: refused by
-# OpenAI unless the answer is stored there.
+# What chat completions have no place for. `metadata`: refused by OpenAI unless the answer is stored there.
 _FOREIGN = frozenset(
     {
         Feature.CACHE_CONTROL,
-        Feature.CHOICES,
         Feature.EXTRA,
         Feature.FILE_URLS,
         Feature.HOSTED_TOOLS,
@@ -91,8 +91,8 @@ class Driver(BaseDriver):
         post, fail, extra = self._post, self.failure, self.options.body
         made: list[BaseDriver] = []
         if self.options.completions:
-            done = self.done_marker
-            made.append(Completions(self.name, self.backend, post, fail, extra, done_marker=done))
+            goes_on, done = self.options.continue_answers is not False, self.done_marker
+            made.append(Completions(self.name, self.backend, post, fail, extra, done_marker=done, goes_on=goes_on))
         if self.options.responses and self.has_responses:
             made.append(Responses(self.name, self.backend, post, fail, extra))
         return {sibling.dialect: sibling for sibling in made}
@@ -100,8 +100,16 @@ class Driver(BaseDriver):
     def speaking(self, dialect: str) -> BaseDriver | None:
         return self if dialect == self.dialect else self._siblings.get(dialect)
 
+    def beside(self) -> Iterable[BaseDriver]:
+        """Responses: it takes files by their URL, and tools that run at OpenAI."""
+        return [sibling for sibling in self._siblings.values() if sibling.dialect == RESPONSES]
+
     def prepare(self, request: ChatRequest) -> HttpRequest:
-        return self.forward(chat_body(request, self.limit, self.history), request.model)
+        return self.forward(self.body(request), request.model)
+
+    def body(self, request: ChatRequest) -> dict[str, Any]:
+        """The request in the words of this server's chat completions, without `model` and `stream`."""
+        return chat_body(request, self.limit, self.history)
 
     def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
         """vLLM's words for it. Not after white space, which many chat templates cut off, nor after reasoning where this
@@ -161,6 +169,10 @@ class LocalDriver(Driver):
     default_url: ClassVar[str] = ""
     needs_key: ClassVar[bool] = False
     prefix: ClassVar[str] = "/v1"
+
+    def beside(self) -> Iterable[BaseDriver]:
+        """None: such servers copy the form of those APIs, without the tools and the files."""
+        return ()
 
     def __init__(self, name: str, backend: Backend) -> None:
         super().__init__(name, backend)

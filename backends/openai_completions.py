@@ -32,7 +32,9 @@ class Completions(Driver):
     dialect = DIALECT
     expresses: ClassVar[frozenset[Feature]] = frozenset(
         {
+            Feature.CHOICES,
             Feature.EXTRA,
+            Feature.LOGPROBS,
             Feature.PENALTIES,
             Feature.SEED,
             Feature.STOP,
@@ -45,13 +47,22 @@ class Completions(Driver):
     continues: ClassVar[str] = "by the prompt"
 
     def __init__(
-        self, name: str, backend: Backend, post: Post, fail: Fail, extra: dict[str, Any], *, done_marker: bool | None
+        self,
+        name: str,
+        backend: Backend,
+        post: Post,
+        fail: Fail,
+        extra: dict[str, Any],
+        *,
+        done_marker: bool | None,
+        goes_on: bool,
     ) -> None:
         super().__init__(name, backend)
         self._post = post
         self._fail = fail
         self._extra = extra
         self._done_marker = done_marker
+        self._goes_on = goes_on
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
         """The turns as one text: the server adds no template of its own."""
@@ -62,6 +73,8 @@ class Completions(Driver):
             top_k=request.top_k,
             stop=list(request.stop),
             seed=request.seed,
+            n=request.n if request.n != 1 else None,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
             presence_penalty=request.presence_penalty,
             frequency_penalty=request.frequency_penalty,
             user=request.user,
@@ -71,7 +84,7 @@ class Completions(Driver):
 
     def resume(self, request: ChatRequest, so_far: str, reasoning: str) -> HttpRequest | None:
         """The prompt with the answer so far after it, as the model saw them: for a single prompt of text only."""
-        if len(request.messages) != 1 or not isinstance(request.messages[0].content, str):
+        if not self._goes_on or len(request.messages) != 1 or not isinstance(request.messages[0].content, str):
             return None
         turn = msgspec.structs.replace(request.messages[0], content=request.messages[0].content + so_far)
         return self.prepare(msgspec.structs.replace(request, messages=(turn,)))

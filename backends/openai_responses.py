@@ -14,6 +14,7 @@ from backends.base import Decoder, Driver, HttpRequest, Tap
 from backends.contract.errors import BackendError
 from backends.contract.fit import Feature
 from backends.contract.request import ChatRequest
+from backends.hosted_tools import unsaid
 from backends.openai_responses_request import responses_body
 from backends.openai_responses_stream import DIALECT, ResponsesDecoder
 from backends.openai_responses_tap import ResponsesTap
@@ -51,6 +52,9 @@ class Responses(Driver):
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
         return self.forward(responses_body(request), request.model)
+
+    def drops(self, request: ChatRequest) -> tuple[str, ...]:
+        return unsaid(self.dialect, request)
 
     def forward(self, body: dict[str, Any], model: str) -> HttpRequest:
         """`background` stays here: the gateway is what keeps a stream running after its client has left."""

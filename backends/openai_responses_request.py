@@ -21,6 +21,7 @@ from backends.contract.request import (
     TextPart,
     Tool,
 )
+from backends.hosted_tools import said_in
 
 _DIALECT = "openai_responses"
 
@@ -31,7 +32,7 @@ def responses_body(request: ChatRequest) -> dict[str, Any]:
         max_output_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
-        tools=[_tool(tool) for tool in request.tools],
+        tools=[_tool(tool) for tool in request.tools if not tool.hosted] + said_in(_DIALECT, request),
         tool_choice=_tool_choice(request.tool_choice),
         parallel_tool_calls=request.parallel_tool_calls,
         reasoning=wire.drop_none(effort=request.reasoning_effort),
@@ -40,7 +41,9 @@ def responses_body(request: ChatRequest) -> dict[str, Any]:
         metadata=request.metadata,
         user=request.user,
     )
-    extra = dict(request.extra) if request.dialect == _DIALECT else {}
+    extra: dict[str, Any] = {"store": False}  # as the APIs do whose clients' requests are translated to this one
+    if request.dialect == _DIALECT:
+        extra = dict(request.extra)
     form = _format(request.response_format)
     if form:
         extra["text"] = {**extra.get("text", {}), "format": form}
@@ -95,8 +98,6 @@ def _part(part: Part, text: str) -> dict[str, Any] | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    if tool.hosted:
-        return tool.hosted
     said = wire.drop_none(description=tool.description, strict=tool.strict)
     return {"type": "function", "name": tool.name, "parameters": tool.parameters, **said}
 

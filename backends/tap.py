@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from backends.base import Decoder, Tap
-from backends.contract.events import Event, Failed, Finish, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+from backends.contract.events import (
+    Event,
+    Failed,
+    Finish,
+    OtherChoice,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from backends.contract.likeness import Likeness
 
 
 class DecoderTap(Tap):
-    """Counts what a decoder says. `chars` are the UTF-8 bytes of text, reasoning and arguments."""
+    """Counts what a decoder says, of all choices. `chars` are the UTF-8 bytes of text, reasoning and arguments."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -29,11 +38,10 @@ class DecoderTap(Tap):
         """Count these events, and see whether the decoder is done."""
         for event in events:
             match event:
-                case TextDelta() | ReasoningDelta():
-                    if event.text:  # reasoning may come as a signature alone
-                        self._content(event.text)
-                case ToolCallDelta():
-                    self._content(event.arguments)
+                case TextDelta() | ReasoningDelta() | ToolCallDelta():
+                    self._said(event)
+                case OtherChoice(_, TextDelta() | ReasoningDelta() | ToolCallDelta() as said):
+                    self._said(said)
                 case Usage():
                     self.usage = event
                 case Finish():
@@ -44,6 +52,9 @@ class DecoderTap(Tap):
                     continue
         self.done = self._decoder.done
 
-    def _content(self, text: str) -> None:
+    def _said(self, event: TextDelta | ReasoningDelta | ToolCallDelta) -> None:
+        text = event.arguments if isinstance(event, ToolCallDelta) else event.text
+        if not text and isinstance(event, ReasoningDelta):
+            return  # a signature alone
         self.tokens += 1
         self.chars += len(text.encode("utf-8", "replace"))

@@ -36,7 +36,11 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Token(Struct):
     text: str = ""
+    logprob: float | None = None
     special: bool = False
+
+    def likely(self) -> dict[str, Any]:
+        return {"token": self.text, "logprob": self.logprob or 0.0, "bytes": list(self.text.encode("utf-8", "replace"))}
 
 
 class _Details(Struct):
@@ -47,6 +51,7 @@ class _Details(Struct):
 
 class _Event(Struct):
     token: _Token | None = None
+    top_tokens: list[_Token] | None = None  # told when log probabilities were asked for
     generated_text: str | None = None
     details: _Details | None = None
     error: Any = None
@@ -57,7 +62,9 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 # `/generate_stream`: a prompt, and how to sample.
-_GENERATES = frozenset({Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_K, Feature.TOP_P})
+_GENERATES = frozenset(
+    {Feature.LOGPROBS, Feature.SEED, Feature.STOP, Feature.TEMPERATURE, Feature.TOP_K, Feature.TOP_P}
+)
 
 
 class Driver(LocalDriver):
@@ -172,7 +179,7 @@ class TgiDecoder(Decoder):
             self._started = True
             out.append(Start())
         if event.token is not None and event.token.text and not event.token.special:
-            out.append(TextDelta(event.token.text))
+            out.append(TextDelta(event.token.text, _logprobs(event.token, event.top_tokens)))
         if event.generated_text is not None:
             self._end(event.details or _Details(), out)
 
@@ -189,6 +196,11 @@ def _grammar(form: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"type": "json", "value": said.get("schema") or {}} if isinstance(said, dict) else form
 
 
+def _logprobs(token: _Token, tops: list[_Token] | None) -> list[dict[str, Any]] | None:
+    """In OpenAI's words."""
+    return [{**token.likely(), "top_logprobs": [top.likely() for top in tops]}] if tops else None
+
+
 def _parameters(request: ChatRequest) -> dict[str, Any]:
     return {
         "details": True,
@@ -200,5 +212,6 @@ def _parameters(request: ChatRequest) -> dict[str, Any]:
             top_k=request.top_k,
             stop=list(request.stop),
             seed=request.seed,
+            top_n_tokens=max(request.top_logprobs or 0, 1) if request.logprobs else None,
         ),
     }

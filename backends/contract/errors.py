@@ -79,6 +79,11 @@ class BackendError(Exception):
         self.param = param
         self.exhausted = False  # the gateway's own retries are spent: the client should not retry at once either
 
+    def become(self, other: BackendError) -> None:
+        """Say what `other` says: it turned out to be the better word for what went wrong."""
+        self.code, self.message, self.param = other.code, other.message, other.param
+        self.upstream_status, self.kind, self.own_code = other.upstream_status, other.kind, other.own_code
+
     def __repr__(self) -> str:
         return f"BackendError({self.code.wire}, {self.message!r})"
 

@@ -23,7 +23,7 @@ class Start(Struct, frozen=True, gc=False):
 
 
 class TextDelta(Struct, frozen=True, gc=False):
-    """More of the answer (choice 0). Never empty. `logprobs`: OpenAI's `logprobs.content` items for it, JSON."""
+    """More of the answer. Never empty. `logprobs`: OpenAI's `logprobs.content` items for it, JSON."""
 
     text: str
     logprobs: Any = None
@@ -93,4 +93,15 @@ class Failed(Struct, frozen=True):
     error: BackendError
 
 
-Event = Start | TextDelta | ReasoningDelta | ToolCallDelta | Citation | ToolResult | Usage | Finish | Failed
+class OtherChoice(Struct, frozen=True, gc=False):
+    """What happened in another choice than the first, where several were asked for (`ChatRequest.n`): `choice` is its
+    number, from 1. Whatever comes without this is of the first choice or, as Start, Usage and Failed are, of the whole
+    stream; so who knows of one choice only leaves these events out and has a whole answer."""
+
+    choice: int
+    event: TextDelta | ReasoningDelta | ToolCallDelta | Citation | ToolResult | Finish
+
+
+Event = (
+    Start | TextDelta | ReasoningDelta | ToolCallDelta | Citation | ToolResult | Usage | Finish | Failed | OtherChoice
+)

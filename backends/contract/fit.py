@@ -1,7 +1,8 @@
 """What a request needs against what a driver can express: dropped with a warning, or refused. Pure.
 
 Law: this table alone decides. A feature is *dropped* when the answer stays what was asked for (a hint, a tuning knob);
-it is *refused* when the answer would mean something else without it. `docs/compatibility.md` prints this table.
+it is *refused* when the answer would mean something else without it. What can be said in other words is said in them
+first (`backends.contract.thinking`). `docs/compatibility.md` prints this table.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import AudioPart, ChatRequest, FilePart, ImagePart, Message, OtherPart, ReasoningPart
+from backends.contract.thinking import budget_of, effort_of
 
 
 class Feature(Enum):
@@ -127,6 +129,7 @@ def fit(
     `can`: what the driver expresses; `dialect`: the driver's. Raises BackendError INVALID_REQUEST naming what the
     backend cannot do.
     """
+    request = _in_its_words(request, can)
     if dialect in _SIGNED and _has_foreign_reasoning(request, dialect):
         can = can - {Feature.REASONING_HISTORY}
     missing = sorted(used(request) - can, key=lambda feature: feature.name)
@@ -143,6 +146,17 @@ def fit(
         dropped += sorted(request.extra)
         fields["extra"] = {}
     return (replace(request, **fields) if fields else request), tuple(dropped)
+
+
+def _in_its_words(request: ChatRequest, can: frozenset[Feature]) -> ChatRequest:
+    """Effort and budget are one wish: where a backend has a word for one of them, that one says it."""
+    effort, budget = request.reasoning_effort, request.reasoning_budget
+    if Feature.REASONING in can and Feature.REASONING_BUDGET not in can and budget is not None:
+        return replace(request, reasoning_effort=effort or effort_of(budget), reasoning_budget=None)
+    if Feature.REASONING_BUDGET in can and Feature.REASONING not in can and effort is not None:
+        tokens = budget_of(effort) if budget is None else budget
+        return request if tokens is None else replace(request, reasoning_effort=None, reasoning_budget=tokens)
+    return request
 
 
 def _has_foreign_reasoning(request: ChatRequest, dialect: str) -> bool:

@@ -14,21 +14,21 @@ _TRIES = 32  # blocks learnt from in vain before it gives up: some servers put s
 
 
 class Likeness:
-    """One per stream. Fed with blocks that decoded to exactly one piece of text."""
+    """One per stream. Fed with blocks that decoded to exactly one piece of text; `head` and `tail` are learnt."""
 
-    __slots__ = ("_head", "_size", "_tail", "_tail_size", "tries")
+    __slots__ = ("_cut", "_size", "head", "tail", "tries")
 
     def __init__(self) -> None:
-        self._head, self._tail = b"\n", b"\n"  # like nothing
-        self._size = self._tail_size = 1
+        self.head, self.tail = b"\n", b"\n"  # like nothing
+        self._size = self._cut = 1
         self.tries = _TRIES
 
     def text(self, block: bytes) -> str | None:
         """The text of a block like the learnt one; None for any other block. It needs no escape in JSON."""
-        if not block.startswith(self._head) or not block.endswith(self._tail):
+        if not block.startswith(self.head) or not block.endswith(self.tail):
             return None
         try:
-            text = block[self._size : -self._tail_size].decode()
+            text = block[self._size : -self._cut].decode()
         except UnicodeDecodeError:
             return None
         return text if text and text.isprintable() and '"' not in text and "\\" not in text else None
@@ -45,5 +45,5 @@ class Likeness:
         event = b"\n\n" not in head and tail.endswith(b"\n\n") and tail.count(b"\n") == 2
         line = b"\n" not in head and tail.endswith(b"\n") and tail.count(b"\n") == 1
         if (event or line) and b"\r" not in block:
-            self._head, self._tail = head, tail
-            self._size, self._tail_size = len(head), len(tail)
+            self.head, self.tail = head, tail
+            self._size, self._cut = len(head), len(tail)

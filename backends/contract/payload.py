@@ -5,7 +5,7 @@ Pure. Comments, `id`, `retry`, unknown fields and a byte order mark are skipped;
 
 from __future__ import annotations
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"  # some servers begin a body with it
 
 
 def sse_events(block: bytes) -> list[tuple[bytes, bytes]]:
@@ -13,7 +13,7 @@ def sse_events(block: bytes) -> list[tuple[bytes, bytes]]:
     if block.startswith(b"data: ") and block.endswith(b"\n\n") and block.find(b"\n") == len(block) - 2:
         payload = block[6:-2]
         return [(b"", payload)] if b"\r" not in payload else _by_line(block)
-    return _by_line(block.removeprefix(_BOM))
+    return _by_line(block.removeprefix(BOM))
 
 
 def _by_line(block: bytes) -> list[tuple[bytes, bytes]]:

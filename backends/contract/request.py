@@ -86,10 +86,10 @@ class Message(Struct, frozen=True):
     failed: bool = False
 
     def text(self) -> str:
-        """The text of the turn, its parts joined."""
+        """The text of the turn, its parts joined; those of a system turn are paragraphs, others pieces of one text."""
         if isinstance(self.content, str):
             return self.content
-        return "".join(p.text for p in self.content if isinstance(p, TextPart))
+        return ("\n\n" if self.role == "system" else "").join(p.text for p in self.content if isinstance(p, TextPart))
 
 
 class Tool(Struct, frozen=True):

@@ -6,6 +6,7 @@ Law: feeding events one by one or all at once gives the same answer.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from backends.contract.events import (
     Failed,
     Finish,
     FinishReason,
+    OtherChoice,
     ReasoningDelta,
     Start,
     TextDelta,
@@ -71,7 +73,8 @@ class Calls:
         """Add a delta; the earlier calls that are now known to be complete, each returned once.
 
         A call is complete when another began and its arguments are a whole JSON object: no beginning of an object is
-        one, so a call whose deltas interleave with another's is never returned half.
+        one, so a call whose deltas interleave with another's is never returned half. One that is complete before an
+        earlier one waits for it: they are told in the order they have in a whole answer.
         """
         if delta.index not in self._taken:
             call = self._open.get(delta.index)
@@ -82,7 +85,8 @@ class Calls:
             self._last = delta.index
             return []
         self._last = delta.index
-        return self._take([c for i, c in self._open.items() if i != delta.index and _is_object(c)])
+        earlier = takewhile(lambda call: call.index != delta.index and _is_object(call), self._open.values())
+        return self._take(list(earlier))
 
     def rest(self) -> list[ToolCallWhole]:
         """Every call not returned yet, as it stands."""
@@ -122,6 +126,7 @@ class Folding:
         "_citations",
         "_finish",
         "_logprobs",
+        "_others",
         "_reasoning",
         "_redacted",
         "_results",
@@ -141,6 +146,7 @@ class Folding:
         self._finish: FinishReason | None = None
         self._redacted: list[str] = []
         self._stop_sequence = ""
+        self._others: dict[int, Folding] = {}
 
     def feed(self, events: Iterable[Event]) -> None:
         """Add events. Start, Usage and Failed do not change an answer."""
@@ -162,6 +168,8 @@ class Folding:
                 case Finish():
                     self._finish = event.reason
                     self._stop_sequence = event.stop_sequence
+                case OtherChoice(choice, said):
+                    self._others.setdefault(choice, Folding()).feed((said,))
                 case Start() | Usage() | Failed():
                     pass
 
@@ -180,6 +188,7 @@ class Folding:
             stop_sequence=self._stop_sequence,
             deltas=len(self._text) + len(self._reasoning),
             texts=len(self._text),
+            others={choice: self._others[choice].answer() for choice in sorted(self._others)},
         )
 
 

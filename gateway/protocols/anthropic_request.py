@@ -21,7 +21,6 @@ _READ = frozenset(
 )
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "xhigh"}
-_LOW, _MEDIUM = 2048, 8192  # thinking tokens up to which a budget stands for that effort
 
 
 def read_request(fields: Fields, *, counting: bool = False) -> ChatRequest:
@@ -104,15 +103,12 @@ def _tool_choice(fields: Fields) -> tuple[str | None, bool | None]:
 
 
 def _reasoning(fields: Fields) -> tuple[str | None, int | None]:
-    """Effort and budget. A budget also stands for an effort, for backends that only know those; `adaptive` leaves
-    both to the model."""
+    """Effort and budget; `adaptive` leaves both to the model."""
     effort = _EFFORTS.get(Fields(fields.object("output_config") or {}, "output_config").text("effort"))
     thinking = Fields(fields.object("thinking") or {}, "thinking")
     if thinking.text("type") == "disabled":
         return "none", None
     budget = thinking.integer("budget_tokens", low=1) if thinking.text("type") == "enabled" else None
-    if budget is not None and effort is None:
-        effort = "low" if budget <= _LOW else "medium" if budget <= _MEDIUM else "high"
     return effort, budget
 
 

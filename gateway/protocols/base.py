@@ -86,6 +86,7 @@ class Answer(Struct):
     logprobs: list[Any] = field(default_factory=list)  # OpenAI's `logprobs.content` items of the text
     deltas: int = 0  # pieces of text and reasoning, one token each with most backends
     texts: int = 0  # pieces of text alone
+    others: dict[int, Answer] = field(default_factory=dict)  # the other choices by number, where several were asked for
 
 
 class Refusal(Struct, frozen=True):
@@ -114,8 +115,10 @@ class Encoder(ABC):
         """As `feed([TextDelta(text)])`, byte for byte, for text that needs no escape in JSON: the token path."""
         return self.feed((TextDelta(text),))
 
-    def adopt(self, block: bytes) -> None:  # noqa: B027 - most protocols' frames carry nothing of the kind
-        """`block` began an answer the client has read as the backend wrote it: what follows must carry the same ids."""
+    def adopt(self, block: bytes) -> bool:
+        """`block` is of an answer the client has read as the backend wrote it: what follows must carry the same ids.
+        Whether they are known now; until then the next block is asked, as a comment may come first."""
+        return True  # most protocols' frames carry nothing of the kind
 
     def reset(self) -> bytes:
         """The frames that say: the answer begins anew. Raises BackendError where the protocol has no word for it."""

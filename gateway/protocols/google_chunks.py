@@ -11,7 +11,9 @@ from typing import Any
 from backends.contract.events import (
     Citation,
     Event,
+    Finish,
     FinishReason,
+    OtherChoice,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
@@ -43,9 +45,9 @@ def tail_of(about: About) -> dict[str, Any]:
     return {"modelVersion": about.model, "responseId": about.stream_id.removeprefix("st_")}
 
 
-def candidate(parts: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    """The one candidate of an object."""
-    return {"content": {"parts": parts, "role": "model"}, "index": 0, **more}
+def candidate(parts: list[dict[str, Any]], number: int = 0, **more: Any) -> dict[str, Any]:
+    """One candidate of an object."""
+    return {"content": {"parts": parts, "role": "model"}, "index": number, **more}
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -97,24 +99,33 @@ def _source(citation: Citation) -> dict[str, Any]:
 _BEFORE = b'{"candidates":[{"content":{"parts":[{"text":'
 
 
+class _Candidate:
+    """What is kept of one candidate until it can be told."""
+
+    def __init__(self) -> None:
+        self.calls = Calls()
+        self.signed: dict[int, str] = {}
+        self.citations: list[Citation] = []
+        self.finish: FinishReason = "stop"
+
+
 class Chunks(Encoder):
     """One object per event; tool calls are told whole. Signatures go on to the client where they are Google's."""
 
     def __init__(self, about: About) -> None:
         self._name(tail_of(about))
-        self._calls = Calls()
         self._signatures = about.dialect == "google"
-        self._signed: dict[int, str] = {}
-        self._citations: list[Citation] = []
+        self._candidates = {0: _Candidate()}
 
     def _name(self, tail: dict[str, Any]) -> None:
         self._tail = tail
         self._after = b',"role":"model"},"index":0}],' + to_json(tail)[1:]
 
-    def adopt(self, block: bytes) -> None:
+    def adopt(self, block: bytes) -> bool:
         for said in objects(block):
             self._name({name: said.get(name, value) for name, value in self._tail.items()})
-            return
+            return True
+        return False
 
     def start(self) -> bytes:
         return b""
@@ -129,32 +140,41 @@ class Chunks(Encoder):
         match event:
             case TextDelta(text, None):
                 return self.frame(_BEFORE + to_json(text) + b"}]" + self._after)
+            case OtherChoice(number, said):
+                return self._rare(said, number)
+            case _:
+                return self._rare(event, 0)
+
+    def _rare(self, event: Event, number: int) -> bytes:
+        kept = self._candidates.get(number) or self._candidates.setdefault(number, _Candidate())
+        match event:
             case TextDelta(text, logprobs):
-                return self._object(candidate([{"text": text}], logprobsResult=logprobs_result(logprobs)))
+                more = {"logprobsResult": logprobs_result(logprobs)} if logprobs else {}
+                return self._object(candidate([{"text": text}], number, **more))
             case ReasoningDelta():
-                return self._thought(event)
+                return self._thought(event, number)
             case ToolCallDelta():
-                self._signed[event.index] = self._signed.get(event.index, "") or event.signature
-                return self._tools(self._calls.feed(event))
+                kept.signed[event.index] = kept.signed.get(event.index, "") or event.signature
+                parts = self._parts(kept.calls.feed(event), kept)
+                return self._object(candidate(parts, number)) if parts else b""
             case Citation():
-                self._citations.append(event)
+                kept.citations.append(event)
+            case Finish(reason):
+                kept.finish = reason
         return b""
 
-    def _thought(self, event: ReasoningDelta) -> bytes:
+    def _thought(self, event: ReasoningDelta, number: int) -> bytes:
         signature = event.signature if self._signatures else ""
         if not event.text and not signature:
             return b""
         part: dict[str, Any] = {"text": event.text, **({"thought": True} if event.text else {})}
-        return self._object(candidate([{**part, **({"thoughtSignature": signature} if signature else {})}]))
+        return self._object(candidate([{**part, **({"thoughtSignature": signature} if signature else {})}], number))
 
-    def _tools(self, calls: list[ToolCallWhole]) -> bytes:
-        return self._object(candidate(self._parts(calls))) if calls else b""
+    def _parts(self, calls: list[ToolCallWhole], kept: _Candidate) -> list[dict[str, Any]]:
+        return [call_part(call, kept.signed.get(call.index, "") if self._signatures else "") for call in calls]
 
-    def _parts(self, calls: list[ToolCallWhole]) -> list[dict[str, Any]]:
-        return [call_part(call, self._signed.get(call.index, "") if self._signatures else "") for call in calls]
-
-    def _object(self, one: dict[str, Any], **more: Any) -> bytes:
-        return self.frame(to_json({"candidates": [one], **more, **self._tail}))
+    def _object(self, *candidates: dict[str, Any], **more: Any) -> bytes:
+        return self.frame(to_json({"candidates": candidates, **more, **self._tail}))
 
     def frame(self, data: bytes) -> bytes:
         """One object as it goes over the wire."""
@@ -164,9 +184,13 @@ class Chunks(Encoder):
     def end(self, ending: Ending) -> bytes:
         if not ended_well(ending):
             return self.frame(to_json(google_error(error_of(ending))))
-        reason = {"finishReason": _FINISH[ending.finish], **cited(self._citations)}
-        parts = self._parts(self._calls.rest()) or [{"text": ""}]
-        return self._object(candidate(parts, **reason), usageMetadata=usage_of(ending.usage))
+        self._candidates[0].finish = ending.finish
+        last = [self._last(number, self._candidates[number]) for number in sorted(self._candidates)]
+        return self._object(*last, usageMetadata=usage_of(ending.usage))
+
+    def _last(self, number: int, kept: _Candidate) -> dict[str, Any]:
+        parts = self._parts(kept.calls.rest(), kept) or [{"text": ""}]
+        return candidate(parts, number, finishReason=_FINISH.get(kept.finish, "STOP"), **cited(kept.citations))
 
 
 class ArrayChunks(Chunks):
@@ -182,12 +206,17 @@ class ArrayChunks(Chunks):
 
 def whole(about: About, answer: Answer, ending: Ending) -> bytes:
     """The answer of `:generateContent`."""
+    others = [_whole(number, other, other.finish or "stop") for number, other in answer.others.items()]
+    found = [_whole(0, answer, ending.finish), *others]
+    return to_json({"candidates": found, "usageMetadata": usage_of(ending.usage), **tail_of(about)})
+
+
+def _whole(number: int, answer: Answer, finish: FinishReason) -> dict[str, Any]:
     parts: list[dict[str, Any]] = [{"text": answer.reasoning, "thought": True}] if answer.reasoning else []
     if answer.text or not answer.tool_calls:
         parts.append({"text": answer.text})
     parts += [call_part(call) for call in answer.tool_calls]
-    more: dict[str, Any] = {"finishReason": _FINISH.get(ending.finish, "STOP"), **cited(answer.citations)}
+    more: dict[str, Any] = {"finishReason": _FINISH.get(finish, "STOP"), **cited(answer.citations)}
     if answer.logprobs:
         more["logprobsResult"] = logprobs_result(answer.logprobs)
-    body = {"candidates": [candidate(parts, **more)], "usageMetadata": usage_of(ending.usage), **tail_of(about)}
-    return to_json(body)
+    return candidate(parts, number, **more)

@@ -10,13 +10,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import msgspec
-
 from backends.contract.errors import BackendError
 from backends.contract.events import (
     Event,
     Failed,
     Finish,
+    OtherChoice,
     ReasoningDelta,
     Start,
     TextDelta,
@@ -27,9 +26,8 @@ from backends.contract.events import (
 from gateway.protocols.answer import CallNames, Calls, arguments_of
 from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Refusal, ToolCallWhole
 from gateway.protocols.errors import error_of, native_error, retry_after_header
+from gateway.protocols.lines import encode, to_json
 from gateway.protocols.native_request import read_native
-
-to_json = msgspec.json.Encoder().encode
 
 
 def complete(ending: Ending) -> bool:
@@ -75,6 +73,8 @@ class EventEncoder(Encoder):
                 out.append(self._open_calls())
             case Start() | TextDelta() | Usage() | Failed():
                 pass  # the gateway says these itself: in `start` and in the last frames
+            case OtherChoice():
+                pass  # asked for in another protocol, by somebody else; here there is one
 
     def end(self, ending: Ending) -> bytes:
         """A call the backend left unfinished is not told as a whole one: somebody might run it."""
@@ -179,7 +179,7 @@ class _Sse(EventEncoder):
 
     def _token(self, text: str) -> bytes:
         self.frames += 1
-        return self._token_form % (self.frames, to_json(text), self.tokens)
+        return self._token_form % (self.frames, encode(text) if text.isascii() else to_json(text), self.tokens)
 
     def _reasoning(self, text: str) -> bytes:
         return self._event(b"reasoning", {"content": text})

@@ -46,6 +46,8 @@ def _messages(fields: Fields, params: Mapping[str, str]) -> tuple[Message, ...]:
 
 
 def _request(fields: Fields, params: Mapping[str, str]) -> ChatRequest:
+    if (fields.integer("n", low=1) or 1) > 1:
+        raise invalid("n", "1: this protocol tells one choice")
     return ChatRequest(
         model=fields.text("model"),
         messages=_messages(fields, params),

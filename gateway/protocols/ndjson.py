@@ -12,7 +12,8 @@ from gateway.protocols import native
 from gateway.protocols.answer import arguments_of
 from gateway.protocols.base import About, Answer, Encoder, Ending, ToolCallWhole
 from gateway.protocols.errors import error_of
-from gateway.protocols.native import EventEncoder, to_json
+from gateway.protocols.lines import encode, to_json
+from gateway.protocols.native import EventEncoder
 
 
 def _usage_json(ending: Ending) -> dict[str, Any]:
@@ -75,7 +76,8 @@ class _Lines(EventEncoder):
 
     def _token(self, text: str) -> bytes:
         self.frames += 1
-        return b'{"type":"message_chunk","content":%b,"tokens":%d}\n' % (to_json(text), self.tokens)
+        said = encode(text) if text.isascii() else to_json(text)
+        return b'{"type":"message_chunk","content":%b,"tokens":%d}\n' % (said, self.tokens)
 
     def _reasoning(self, text: str) -> bytes:
         return self._line({"type": "reasoning_chunk", "content": text, "tokens": self.tokens})

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import msgspec
-
 from backends.contract.errors import BackendError
-from backends.contract.events import Citation, Event, ReasoningDelta, TextDelta, ToolCallDelta
-from backends.contract.payload import sse_events
+from backends.contract.events import (
+    Citation,
+    Event,
+    FinishReason,
+    OtherChoice,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+)
 from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Gatherer, Refusal
 from gateway.protocols.base import ToolCallWhole as Call
 from gateway.protocols.openai_chat_request import read_chat
@@ -22,51 +27,56 @@ from gateway.protocols.openai_words import (
     DONE,
     FINISH,
     KEEPALIVE,
+    Choices,
     answer_id,
+    common,
     ended_well,
     error_frame,
     refusal,
     to_json,
     usage_object,
+    whole_choices,
 )
 
-_HEAD = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+_ROLE = b'{"role":"assistant","content":""}'
 
 
 class _Chunks(Encoder):
     """`chat.completion.chunk` frames; what never changes in them is made once."""
 
     def __init__(self, about: About) -> None:
-        head = {
+        self._choices = Choices()
+        self._own = {
             "id": answer_id("chatcmpl-", about),
             "object": "chat.completion.chunk",
             "created": about.created_ms // 1000,
             "model": about.model,
         }
         self.about = about
-        self._write(head)
+        self._write(self._own)
 
     def _write(self, head: dict[str, Any]) -> None:
         about = self.about
         self._head = b"data: " + to_json(head)[:-1]
         usage = b',"usage":null' if about.include_usage else b""  # as OpenAI does when usage was asked for
-        self._before = self._head + b',"choices":[{"index":0,"delta":'
+        self._before = self._before_of(0)
         self._after = b',"finish_reason":null}]' + usage + b"}\n\n"
         self._last = b'{},"finish_reason":%b}]' + usage + b"}\n\n"
         self._before_text = self._before + b'{"content":"'
         self._after_text = b'"}' + self._after
 
-    def adopt(self, block: bytes) -> None:
+    def _before_of(self, choice: int) -> bytes:
+        return self._head + b',"choices":[{"index":%d,"delta":' % choice
+
+    def adopt(self, block: bytes) -> bool:
         """Clients of the official SDKs fold a stream by the id of its chunks."""
-        _, data = next(iter(sse_events(block)), (b"", b"{}"))
-        try:
-            chunk = msgspec.json.decode(data, type=dict[str, Any])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        self._write({name: chunk[name] for name in _HEAD if name in chunk})
+        theirs = common(block)
+        if theirs:
+            self._write({**self._own, **theirs})
+        return bool(theirs)
 
     def start(self) -> bytes:
-        return self._chunk(b'{"role":"assistant","content":""}')
+        return self._chunk(_ROLE)
 
     def plain(self, text: str) -> bytes:
         self.frames += 1
@@ -91,8 +101,17 @@ class _Chunks(Encoder):
             case Citation():
                 notes = _annotations([event])
                 return self._chunk(to_json({"annotations": notes})) if notes else b""
+            case OtherChoice():
+                return self._other(event)
             case _:
                 return b""
+
+    def _other(self, event: OtherChoice) -> bytes:
+        """As of the first choice, under another number; each choice begins with its role."""
+        role = self._chunk(_ROLE) if self._choices.note(event) else b""
+        said = self._one(event.event)
+        before = self._before_of(event.choice)
+        return b"".join([before + chunk[len(self._before) :] for chunk in (role, said) if chunk])
 
     def _chunk(self, delta: bytes) -> bytes:
         self.frames += 1
@@ -102,11 +121,14 @@ class _Chunks(Encoder):
         if not ended_well(ending):
             self.frames += 1
             return error_frame(ending)
-        last = self._before + self._last % to_json(FINISH[ending.finish])
+        last = [self._finish(choice, reason) for choice, reason in self._choices.finished(ending)]
         usage = self._head + b',"choices":[],"usage":' + to_json(usage_object(ending.usage)) + b"}\n\n"
-        frames = [last, usage, DONE] if self.about.include_usage else [last, DONE]
+        frames = [*last, usage, DONE] if self.about.include_usage else [*last, DONE]
         self.frames += len(frames)
         return b"".join(frames)
+
+    def _finish(self, choice: int, reason: FinishReason) -> bytes:
+        return self._before_of(choice) + self._last % to_json(FINISH.get(reason, "stop"))
 
 
 def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
@@ -149,6 +171,11 @@ def _message(answer: Answer) -> dict[str, Any]:
     return message
 
 
+def _whole_choice(index: int, answer: Answer, finish: str) -> dict[str, Any]:
+    logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+    return {"index": index, "message": _message(answer), "logprobs": logprobs, "finish_reason": finish}
+
+
 class Protocol(ClientProtocol):
     """OpenAI chat completions."""
 
@@ -169,15 +196,12 @@ class Protocol(ClientProtocol):
         return _Chunks(about)
 
     def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
-        logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
-        finish = FINISH.get(ending.finish, "stop")
-        choice = {"index": 0, "message": _message(answer), "logprobs": logprobs, "finish_reason": finish}
         body = {
             "id": answer_id("chatcmpl-", about),
             "object": "chat.completion",
             "created": about.created_ms // 1000,
             "model": about.model,
-            "choices": [choice],
+            "choices": [_whole_choice(*choice) for choice in whole_choices(answer, ending)],
             "usage": usage_object(ending.usage),
         }
         return to_json(body)

@@ -12,12 +12,13 @@ import msgspec
 
 from backends.contract.payload import sse_events
 from gateway.protocols.base import About, Ending, Gatherer
+from gateway.protocols.openai_content import Content
 from gateway.protocols.openai_words import FINISH, answer_id, to_json, usage_object
 
 _decode = msgspec.json.Decoder().decode
 _OURS = frozenset({"choices", "model", "object", "obfuscation", "usage"})  # of a chunk, not simply kept
 _LISTS = frozenset({"annotations", "reasoning_details"})  # of a delta: told piece by piece
-_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+_TEXTS = frozenset({"reasoning_content", "reasoning", "refusal"})
 _SOUND = frozenset({"data", "transcript"})  # of `audio`
 
 
@@ -101,6 +102,7 @@ class _Choice:
     def __init__(self) -> None:
         self.own = Pieces()
         self.logprobs: Pieces | None = None
+        self.content = Content()
         self.message = Pieces()
         self.function = Pieces()  # `function_call`, the oldest form of a tool call
         self.audio = Pieces()
@@ -129,7 +131,9 @@ class _Choice:
 
     def _delta(self, delta: dict[str, Any]) -> None:
         for name, value in delta.items():
-            if name in _TEXTS and isinstance(value, str):
+            if name == "content" and isinstance(value, str | list):
+                self.content.add(value)
+            elif name in _TEXTS and isinstance(value, str):
                 self.message.text(name, value)
             elif name in _LISTS and isinstance(value, list):
                 self.message.items(name, value)
@@ -158,6 +162,7 @@ class _Choice:
     def said(self) -> dict[str, Any]:
         """The message of a chat's choice. What only called something has no content, as OpenAI says it."""
         message = {"role": "assistant", "content": None, "refusal": None, **self.message.whole()}
+        message["content"] = self.content.whole()
         message["role"] = message["role"] or "assistant"
         if self.seen:
             called = [("function_call", self.function.whole()), ("audio", self.audio.whole())]

@@ -55,11 +55,12 @@ class ResponsesEncoder(Encoder):
     def frames(self, count: int) -> None:
         self._count, self._spoken = count, None
 
-    def adopt(self, block: bytes) -> None:
+    def adopt(self, block: bytes) -> bool:
         for _, data in sse_events(block):
             with suppress(msgspec.DecodeError):
                 said = _opening(data).response
                 self._own |= {name: said[name] for name in ("id", "created_at", "model") if name in said}
+        return bool(self._own)
 
     def start(self) -> bytes:
         whole = words.response(self.about, "in_progress", [])

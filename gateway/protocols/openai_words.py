@@ -6,13 +6,15 @@ cancelled or broken stream ends in an error frame they raise.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from backends.contract.errors import BackendError
-from backends.contract.events import FinishReason, Usage
-from gateway.protocols.base import About, Ending, Refusal
+from backends.contract.events import Finish, FinishReason, OtherChoice, Usage
+from backends.contract.payload import sse_events
+from gateway.protocols.base import About, Answer, Ending, Refusal
 from gateway.protocols.errors import error_of, openai_error, retry_after_header
 
 to_json = msgspec.json.Encoder().encode
@@ -27,6 +29,35 @@ FINISH: dict[FinishReason, str] = {
     "content_filter": "content_filter",
     "timeout": "length",
 }
+_COMMON = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+
+
+class Choices:
+    """The choices of a stream beside the first: which there are, and how each finished."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[int, FinishReason | None] = {}
+
+    def note(self, event: OtherChoice) -> bool:
+        """An event of one of them; whether it is the first of its choice."""
+        new = event.choice not in self._reasons
+        self._reasons.setdefault(event.choice, None)
+        if isinstance(event.event, Finish):
+            self._reasons[event.choice] = event.event.reason
+        return new
+
+    def finished(self, ending: Ending) -> list[tuple[int, FinishReason]]:
+        """Every choice of a stream that ended well, with its reason, in order. One that gave no reason of its own
+        ended with the stream."""
+        own = [(choice, self._reasons[choice] or "stop") for choice in sorted(self._reasons)]
+        return [(0, ending.finish), *own]
+
+
+def whole_choices(answer: Answer, ending: Ending) -> Iterator[tuple[int, Answer, str]]:
+    """The choices of a whole answer: number, content, OpenAI's word for how it finished."""
+    yield 0, answer, FINISH.get(ending.finish, "stop")
+    for index, other in answer.others.items():
+        yield index, other, FINISH.get(other.finish or "stop", "stop")
 
 
 def ended_well(ending: Ending) -> bool:
@@ -60,3 +91,16 @@ def refusal(error: BackendError) -> Refusal:
     what cannot succeed."""
     retry = () if error.code.retryable else (("x-should-retry", "false"),)
     return Refusal(error.code.status, retry_after_header(error) + retry, to_json(openai_error(error)))
+
+
+def common(block: bytes) -> dict[str, Any]:
+    """What every chunk of an answer has beside its choices, by the first of these chunks that has choices; empty: none
+    of them has (a comment; Azure's first chunk, which names nothing yet)."""
+    for _, data in sse_events(block):
+        try:
+            chunk = msgspec.json.decode(data, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if chunk.get("choices"):
+            return {name: chunk[name] for name in _COMMON if name in chunk}
+    return {}

@@ -114,7 +114,7 @@ def _packed(transcript: Transcript) -> Transcript:
             for piece in whole_pieces(blocks, segment.driver):
                 packed.append(piece)
     except LookupError:
-        packed.base = transcript.base  # its beginning is gone: no view can be made of it
+        packed.skip(transcript.base)  # its beginning is gone: no view can be made of it
     return packed
 
 

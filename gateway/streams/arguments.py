@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from backends.base import Driver, Tap
 from backends.contract.errors import BackendError, ErrorCode
-from backends.contract.events import ToolCallDelta
+from backends.contract.events import OtherChoice, ToolCallDelta
 
 
 class CappedTap(Tap):
@@ -25,14 +25,15 @@ class CappedTap(Tap):
         self._tap.feed(block)
         self._copy()
         for event in self._decoder.feed(block):
-            if isinstance(event, ToolCallDelta):
-                self._left -= len(event.arguments.encode("utf-8", "surrogatepass"))
+            said = event.event if isinstance(event, OtherChoice) else event
+            if isinstance(said, ToolCallDelta):
+                self._left -= len(said.arguments.encode("utf-8", "surrogatepass"))
         if self._left < 0 and self.failure is None:
             text = f"the arguments of the tool calls are larger than {self._limit} bytes (streams.max_tool_arguments)"
             self.failure = BackendError(ErrorCode.EVENT_TOO_LARGE, text)
 
-    def plain(self) -> None:
-        self._tap.plain()
+    def plain(self, count: int = 1) -> None:
+        self._tap.plain(count)
         self.tokens = self._tap.tokens
 
     def eof(self) -> None:

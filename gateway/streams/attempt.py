@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Protocol
 
+from backends.base import Tap
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.framing import Framer, NdjsonFramer, SseFramer
 from backends.contract.refusal import clean
@@ -17,6 +18,7 @@ from backends.exchange import Exchange
 from backends.whole import frames_of
 from backends.wire import secrets_of
 from gateway.streams.course import Leg
+from gateway.streams.lane import Lane, lane_to, shortest, told
 from gateway.streams.reader import Reader
 from gateway.streams.sofar import broken_at, segment_so_far
 from gateway.streams.stream import Stream
@@ -60,6 +62,8 @@ class Attempt:
         "_exchange",
         "_framer",
         "_half",
+        "_lane",
+        "_least",
         "_loop",
         "_opening",
         "_over",
@@ -69,6 +73,7 @@ class Attempt:
         "_secrets",
         "_status",
         "_stream",
+        "_tap",
         "_text",
         "_time",
         "_told",
@@ -80,12 +85,12 @@ class Attempt:
         "held",
         "leading",
         "leg",
-        "tap",
     )
 
     def __init__(self, chief: Chief, leg: Leg, max_event: int, half: int) -> None:
         self.leg = leg
-        self.tap = leg.driver.tap()
+        self._tap = leg.driver.tap()
+        self._lane: Lane | None = None
         self.leading = False
         self.held: list[bytes] = []
         self.headers: Mapping[str, str] = {}
@@ -98,7 +103,7 @@ class Attempt:
         self._stream = chief.stream
         self._half = half
         self._framer = _framer(leg.driver.framing, max_event)
-        self._text = self.tap.likeness.text
+        self._text = self._tap.likeness.text
         self._plain_road = False  # it leads, runs, and its framer holds nothing back: `_text` may decide
         self._over = False
         self._began = False
@@ -106,6 +111,7 @@ class Attempt:
         self._told = 0  # the tap's count when the stream last heard of it by the long road
         self._before = 0  # bytes of the transcript that are not this attempt's
         self._secrets = tuple(secret.encode() for secret in secrets_of(leg.driver.backend))
+        self._least = shortest(self._secrets)
         self._unkept = 0  # bytes that came and are not in the transcript
         self._exchange: Exchange | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -113,6 +119,26 @@ class Attempt:
         self._refusal = bytearray()
 
     # -- from the producer ---------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Account for what came by a lane."""
+        if self._lane is not None:
+            self._lane.settle()
+
+    @property
+    def tap(self) -> Tap:
+        """The account of its frames, up to now."""
+        self.settle()
+        return self._tap
+
+    @property
+    def tokens(self) -> int:
+        """Content deltas of its frames."""
+        return self.tap.tokens
+
+    def count_by(self, tap: Tap) -> None:
+        """Before `open`: account by another tap, which asks the first."""
+        self._tap = tap
 
     def open(self) -> None:
         """Ask the backend. Returns at once."""
@@ -135,6 +161,8 @@ class Attempt:
     def close(self, *, drain: bool = False) -> None:
         """No more of it. `drain`: it ended well, the connection may be kept."""
         self._over, self._plain_road = True, False
+        if self._lane is not None:
+            self._lane.close()
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             if drain:
@@ -188,7 +216,7 @@ class Attempt:
         """Body bytes. The token path: framer, transcript, tap, readers; a block like the last one skips the framer."""
         if self._plain_road:
             text = self._text(data)
-            if text is not None:
+            if text is not None and not (len(text) >= self._least and told(self._secrets, data)):
                 self._plain(data, text)
                 return
         if self._over:
@@ -209,13 +237,22 @@ class Attempt:
     def _plain(self, block: bytes, text: str) -> None:
         """A frame of nothing but text, as the ones before it: all that is done for most tokens. Each field that changes
         here is a cache line of a stream not looked at for milliseconds: there are few."""
+        if self._lane is not None:  # it did not take this, which is counted here
+            self._lane.leave()
+            self._lane = None
         held = self._transcript.append(block)
-        self.tap.plain()
+        self._tap.plain()
         self._stream.progressed(self._time())
         for reader in self._readers:
             reader.take(block, text)
         if held > self._half:
             self._chief.press()
+        elif len(self._readers) == 1 and self._exchange is not None and self._plain_road:
+            lane = lane_to(self._chief, self._readers[0], self._tap, self._half, self._secrets)
+            if lane is not None:
+                self._lane = lane
+                if not self._exchange.express(lane):
+                    lane.leave()
 
     def _take(self, block: bytes) -> None:
         """Complete frames. Where one of them is a failure, those before it count. A backend that repeats our key to us
@@ -223,11 +260,11 @@ class Attempt:
         for secret in self._secrets:
             if secret in block:
                 block = block.replace(secret, b"***")
-        self.tap.feed(block)
-        if self.tap.failure is None:
+        self._tap.feed(block)
+        if self._tap.failure is None:
             self._taken(block)
         else:
-            self._broken(self.tap.failure, self._framer.split(block))
+            self._broken(self._tap.failure, self._framer.split(block))
 
     def _broken(self, failure: BackendError, frames: list[bytes]) -> None:
         said = segment_so_far(self._transcript) if self.leading else self.held
@@ -239,7 +276,7 @@ class Attempt:
 
     def _taken(self, block: bytes) -> None:
         """The tap has seen these frames, and they are no failure."""
-        tap = self.tap
+        tap = self._tap
         self._keep(block)
         if self.leading:
             if tap.tokens != self._told:
@@ -257,7 +294,7 @@ class Attempt:
             self._keep_one(block)
             return
         self.held.append(block)
-        if self.tap.tokens or self.tap.done or self._unkept > _HELD:
+        if self._tap.tokens or self._tap.done or self._unkept > _HELD:
             self._chief.lead(self)
 
     def _keep_one(self, block: bytes) -> None:
@@ -265,7 +302,7 @@ class Attempt:
         self._unkept -= len(block)
 
     def _tell(self) -> None:
-        if self.tap.done:
+        if self._tap.done:
             self._over, self._plain_road = True, False
             self._chief.completed(self)
             return
@@ -319,7 +356,7 @@ class Attempt:
     def _judge_end(self) -> None:
         if self._over:
             return  # the last frames held the ending
-        tap = self.tap
+        tap = self._tap
         tap.eof()
         if tap.failure is not None:
             self.fail(tap.failure)

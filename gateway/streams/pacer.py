@@ -56,12 +56,14 @@ class Pacer:
         "_window",
         "_woke",
         "burst",
+        "time",
         "turn",
         "written",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop, mode: str, *, dozes: bool = True) -> None:
         self._loop = loop
+        self.time = loop.time
         self._window = 0.0
         self._dozes = dozes
         self._armed = self._busy = self._dozing = False

@@ -31,6 +31,7 @@ from gateway.streams.transcript import Transcript
 from gateway.streams.veil import Veil
 from gateway.streams.view import View, about_of, make_view
 
+_FAILED = {ErrorCode.UPSTREAM_TRUNCATED: State.UPSTREAM_TRUNCATED, ErrorCode.TIMED_OUT: State.TIMED_OUT}
 _UNVEIL = 1.0  # seconds the ending of a stream that survives waits for its copy
 
 
@@ -65,6 +66,7 @@ class Producer:
         self.opened = False
         self.transcript = Transcript(plan.limits.transcript_cap)
         self.readers: list[Reader] = []
+        self.settle_at = 0.0  # when a lane's account is due
         self.waiting_since = stream.accepted  # when the attempt that is waited for was made
         self._loop = asyncio.get_running_loop()
         who = stream.identity
@@ -79,6 +81,7 @@ class Producer:
         self._expired = False
         self._pressure = Pressure(self.transcript, self.readers, stream)
         self._grace: asyncio.TimerHandle | None = None
+        self.heard = False  # its client was told of it, and may come back for it
         self.moved = False  # another node goes on with it: nothing of it ends here
         self._veil: Veil | None = None
         self._exposed = False  # readers were shown what is safe nowhere
@@ -101,7 +104,7 @@ class Producer:
         limits = self.plan.limits
         attempt = Attempt(self, leg, limits.max_event, limits.transcript_cap // 2)
         if limits.max_tool_arguments:
-            attempt.tap = CappedTap(attempt.tap, leg.driver, limits.max_tool_arguments)
+            attempt.count_by(CappedTap(attempt.tap, leg.driver, limits.max_tool_arguments))
         self.waiting_since = attempt.asked
         if self._attempts or self._spent.attempts:
             self.stream.attempts += 1
@@ -124,7 +127,7 @@ class Producer:
         self.stream.degraded = leg.degraded
         self.stream.last = Try(leg.backend, leg.model, leg.kind, "", self._spent.tokens)
         self._pressure.source = attempt
-        self.stream.count_by(attempt.tap)
+        self.stream.count_by(attempt)
         for reader in self.readers:
             reader.rest()
         self.transcript.begin(leg.driver, restart=leg.kind == "restart")
@@ -196,12 +199,16 @@ class Producer:
         attempt = self._leader or (self._attempts[0] if self._attempts else None)
         return self._spent.before(attempt.tap if attempt else None, self.plan.prompt_chars)
 
+    def settle(self) -> None:
+        """Account for what came by a lane: the stream's marks, and its reader's, are those of its last token."""
+        if self._leader is not None:
+            self._leader.settle()
+
     @property
     def bytes_in(self) -> int:
         """Bytes received from backends."""
         under_way = set(self._attempts) | ({self._leader} if self._leader else set())
-        total: int = self._spent.bytes_in
-        return total + sum(attempt.bytes_in for attempt in under_way)
+        return int(self._spent.bytes_in) + sum(attempt.bytes_in for attempt in under_way)
 
     @property
     def upstream_headers(self) -> Mapping[str, str]:
@@ -249,14 +256,22 @@ class Producer:
             for reader in list(self.readers):
                 self._tell_end(reader)
 
+    def outlived(self) -> bool:
+        """It ended here behind the veil when another node had gone on with it: its readers read on there. False: it did
+        not, or was shown."""
+        if self._veil is None or self.moved or not self.stream.state.terminal:
+            return False
+        self.moved = True
+        for reader in list(self.readers):
+            self._tell_end(reader)
+        return True
+
     def inherit(self, transcript: Transcript, lost: Sequence[int], first_token: float | None, grace: float) -> None:
         """Before `start`: what other nodes had of it, which were lost at these blocks. Without a reader within `grace`
         seconds it is given up, unless its policy is to go on."""
         now, stream = self._loop.time(), self.stream
-        self.transcript.blocks.extend(transcript.blocks)
-        self.transcript.segments.extend(transcript.segments)
-        self.transcript.total = transcript.total
-        self.opened = True
+        self.transcript.extend(transcript)
+        self.opened = self.heard = True
         stream.tries += tries_of(transcript, lost, stream.identity)
         self._spent = spent_on(transcript, self.plan.prompt_chars)
         stream.attempts = self._spent.attempts
@@ -293,6 +308,8 @@ class Producer:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
+        for other in self.readers:
+            other.rest()  # a lane has one reader
         self.readers.append(reader)
         if self.stream.state.terminal and self._veil is None:
             self._tell_end(reader)
@@ -371,11 +388,7 @@ class Producer:
         if self._expired:
             self.timed_out(error)
             return
-        state = State.UPSTREAM_ERROR
-        if error.code is ErrorCode.UPSTREAM_TRUNCATED:
-            state = State.UPSTREAM_TRUNCATED
-        elif error.code is ErrorCode.TIMED_OUT:
-            state = State.TIMED_OUT
+        state = _FAILED.get(error.code, State.UPSTREAM_ERROR)
         self.stop(state, by="backend", reason=error.message, finish="error", error=error)
 
     def timed_out(self, error: BackendError) -> None:

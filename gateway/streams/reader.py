@@ -1,7 +1,8 @@
 """One reader of one stream: a cursor into the transcript, a view, and an output. Never blocks the producer.
 
 A reader whose output is full stops reading the transcript; when the output empties it goes on from its own cursor. One
-that falls behind what the transcript still holds is ended with an error, and nobody else notices.
+that falls behind what the transcript still holds is ended with an error, and one whose view fails is broken off: it may
+come back for the rest, but it is neither given a hole nor left waiting; and nobody else notices.
 """
 
 from __future__ import annotations
@@ -33,6 +34,23 @@ class Output(Protocol):
         """No more bytes: end the body properly, or visibly break it."""
 
 
+class Wired(Protocol):
+    """An output with a `wire`: HTTP/1.1 chunks may be written to that without `write`. None: not, or not yet."""
+
+    wire: asyncio.Transport | None
+    blocked: bool
+
+    def wrote(self) -> None:
+        """Chunks went out by the wire. May set `blocked`."""
+
+
+class Shortcut(Protocol):
+    """A shorter road of plain blocks to a reader (`lane`)."""
+
+    def close(self) -> None:
+        """Take nothing more."""
+
+
 class Reader:
     """Created by the edge, fed by the producer. `ready` is done when there is something to say, `done` at the end."""
 
@@ -40,20 +58,23 @@ class Reader:
         "_closed",
         "_ending",
         "_rendered",
-        "_stamp",
         "_turned",
         "cursor",
         "dirty",
         "done",
+        "fault",
         "first",
+        "lane",
         "live",
         "output",
         "pacer",
         "polite",
         "ready",
         "sent",
+        "stamp",
         "transcript",
         "view",
+        "wired",
     )
 
     def __init__(self, transcript: Transcript, view: View, output: Output, pacer: Pacer, *, polite: bool) -> None:
@@ -66,13 +87,16 @@ class Reader:
         self.cursor = 0
         self.sent = 0  # transcript bytes consumed
         self.live = False  # everything so far was rendered: see `take`
+        self.lane: Shortcut | None = None
+        self.wired: Wired | None = None  # the output, where it is one
         self.dirty = False
         self.first = True
+        self.fault = False  # what it reads failed through us, and was broken off
         self.ready: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self._ending: tuple[Ending, bool] | None = None
         self._closed = False
-        self._stamp = -1  # the pacer's window it last wrote in
+        self.stamp = -1  # the pacer's window it last wrote in
         self._turned = 0  # segments begun
         self._rendered: list[bytes] = []  # waits for the pacer; never more than a window's worth
 
@@ -84,8 +108,8 @@ class Reader:
         elif self.first:
             self.first = False
             self.flush()
-        elif self.pacer.free(self._stamp):
-            self._stamp = self.pacer.turn
+        elif self.pacer.free(self.stamp):
+            self.stamp = self.pacer.turn
             self.pacer.wrote()
             self.flush()
         else:
@@ -97,10 +121,14 @@ class Reader:
         if not self.live:
             self.push()
             return
-        data = self.view.plain(block, text)
+        try:
+            data = self.view.plain(block, text)
+        except Exception as error:
+            self.break_off(error)
+            return
         pacer = self.pacer
-        if self._stamp != pacer.turn or pacer.written < pacer.burst:  # pacer.free
-            self._stamp = pacer.turn
+        if self.stamp != pacer.turn or pacer.written < pacer.burst:  # pacer.free
+            self.stamp = pacer.turn
             pacer.wrote()
             self.output.write(data)
             if self.output.blocked:
@@ -113,6 +141,9 @@ class Reader:
         """Whoever grows the transcript otherwise than by `take` says so before."""
         if self.live:
             self.live = False
+            if self.lane is not None:
+                self.lane.close()
+                self.lane = None
             self.cursor, self.sent = self.transcript.tip, self.transcript.total
 
     def wake(self) -> None:
@@ -143,10 +174,17 @@ class Reader:
             except BackendError as error:
                 self._give_up(error)
                 return
+            except Exception as error:
+                self.break_off(error)
+                return
             block = blocks[0] if len(blocks) == 1 else b"".join(blocks)
             self.cursor += len(blocks)
             self.sent += len(block)
-            data = self.view.render(block)
+            try:
+                data = self.view.render(block)
+            except Exception as error:
+                self.break_off(error)
+                return
             if data:
                 self.output.write(data)
         if self.cursor >= transcript.tip and not self.output.blocked and not self._closed:
@@ -184,11 +222,21 @@ class Reader:
         if self._closed:
             return
         self._closed = True
-        last = self.view.end(ending, completed, partial(past, self.transcript, self._turned))
+        try:
+            last = self.view.end(ending, completed, partial(past, self.transcript, self._turned))
+        except Exception as error:
+            self.break_off(error)
+            return
         if last:
             self.output.write(last)
         self.output.close(completed or self.polite or ending.partial)
         self.abandon()
+
+    def break_off(self, error: Exception) -> None:
+        """A fault of ours in what this client reads: it is reported, and its connection breaks."""
+        asyncio.get_running_loop().call_exception_handler({"message": "a reader's view failed", "exception": error})
+        self.fault = True
+        self.cut()
 
     def cut(self) -> None:
         """The connection breaks, and nothing is said: the stream goes on elsewhere."""
@@ -198,6 +246,7 @@ class Reader:
     def abandon(self) -> None:
         """Nobody listens any more."""
         self._closed = True
+        self.rest()
         self.wake()
         if not self.done.done():
             self.done.set_result(None)

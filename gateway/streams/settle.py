@@ -125,18 +125,25 @@ def finish_of(stream: Stream, tap: Tap | None) -> FinishReason:
 def usage_of(stream: Stream, tap: Tap | None, prompt_chars: int) -> tuple[Usage, bool]:
     """The backend's count, or an estimate and True. A partial count of a backend is kept where it is not zero; that of
     a fixed message is: nobody counted because there was nothing to count."""
-    said = tap.usage if tap else None
-    complete = said is not None and (said.completion > 0 or stream.tokens == 0 or stream.degraded == "message")
-    if said is not None and complete:
-        return said, tap is not None and tap.estimated
+    said, estimated = _counted(tap) if tap else (None, False)
+    if said is not None and (said.completion > 0 or stream.tokens == 0 or stream.degraded == "message"):
+        return said, estimated
     prompt = said.prompt if said and said.prompt else _tokens(prompt_chars)
     cached = said.cached if said else 0
     return Usage(prompt=prompt, completion=_completion(stream, tap), cached=cached), True
 
 
+def _counted(tap: Tap) -> tuple[Usage | None, bool]:
+    """The backend's count, and whether it is partly a guess: that of an answer which broke off may be of its beginning
+    only (the Messages API begins with one token)."""
+    said = tap.usage
+    if said is None or tap.finish is not None or said.completion >= tap.tokens:
+        return said, tap.estimated
+    return replace(said, completion=tap.tokens), True
+
+
 def _completion(stream: Stream, tap: Tap | None) -> int:
-    counted = max(stream.tokens, tap.tokens if tap else 0)
-    return counted or _tokens(tap.chars if tap else 0)
+    return max(stream.tokens, tap.tokens if tap else 0) or _tokens(tap.chars if tap else 0)
 
 
 def _tokens(chars: int) -> int:
@@ -175,13 +182,9 @@ class _Sum(Tap):
     """Read only: the sum of several attempts."""
 
     def __init__(self, spent: Spent, tap: Tap | None, prompt_chars: int) -> None:
-        now = Usage() if tap is None else tap.usage
-        estimated = now is None
-        if now is None and tap is not None:
-            now = Usage(prompt=_tokens(prompt_chars), completion=tap.tokens or _tokens(tap.chars))
-        before, now = spent.usage, now or Usage()
-        self.usage = Usage(*(b + n for b, n in zip(astuple(before), astuple(now), strict=True)))
-        self.estimated = spent.estimated or estimated
+        now, is_guess = (Usage(), False) if tap is None else _used(tap, prompt_chars)
+        self.usage = Usage(*(b + n for b, n in zip(astuple(spent.usage), astuple(now), strict=True)))
+        self.estimated = spent.estimated or is_guess
         self.tokens = spent.tokens + (tap.tokens if tap else 0)
         self.chars = spent.chars + (tap.chars if tap else 0)
         self.finish = tap.finish if tap else None
@@ -192,20 +195,24 @@ class _Sum(Tap):
         raise TypeError("a sum of accounts takes no bytes")
 
 
+def _used(tap: Tap, prompt_chars: int) -> tuple[Usage, bool]:
+    """What one attempt used, and whether it is partly a guess."""
+    said, is_guess = _counted(tap)
+    if said is not None:
+        return said, is_guess
+    return Usage(prompt=_tokens(prompt_chars), completion=tap.tokens or _tokens(tap.chars)), True
+
+
 def spent_with(spent: Spent, tap: Tap, bytes_in: int, prompt_chars: int, *, leading: bool) -> Spent:
-    """An attempt more is over. What it used is what its backend said; else the prompt, if it was answered at all, and
-    what it gave, as an estimate."""
-    said = tap.usage
-    if said is None:
-        asked = bytes_in > 0
-        said = Usage(prompt=_tokens(prompt_chars) if asked else 0, completion=tap.tokens)
+    """An attempt more is over. One that was not answered at all used no prompt."""
+    said, is_guess = _used(tap, prompt_chars if bytes_in else 0)
     return Spent(
         attempts=spent.attempts + 1,
         bytes_in=spent.bytes_in + bytes_in,
         tokens=spent.tokens + (tap.tokens if leading else 0),
         chars=spent.chars + (tap.chars if leading else 0),
         usage=Usage(*(b + n for b, n in zip(astuple(spent.usage), astuple(said), strict=True))),
-        estimated=spent.estimated or tap.usage is None,
+        estimated=spent.estimated or is_guess,
     )
 
 

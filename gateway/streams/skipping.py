@@ -21,10 +21,12 @@ _DATA = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data")  # a byte order mark m
 class Outlet(Protocol):
     """Where the rest goes: a reader's output."""
 
-    blocked: bool
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes no more just now."""
 
     def write(self, data: bytes) -> None:
-        """Send whole frames; may set `blocked`."""
+        """Send whole frames; `blocked` may be true from then on."""
 
     def close(self, clean: bool) -> None:
         """No more bytes."""

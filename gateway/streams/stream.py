@@ -160,7 +160,9 @@ class Receipt(Struct, frozen=True, rename="camel", omit_defaults=False):
 class Counter(Protocol):
     """Who counts the deltas of the attempt that leads."""
 
-    tokens: int
+    @property
+    def tokens(self) -> int:
+        """So many, up to now."""
 
 
 class Stream:
@@ -217,10 +219,11 @@ class Stream:
         self._counted = tokens - (self._counter.tokens if self._counter is not None else 0)
         self.last_progress = now
 
-    def progressed(self, now: float) -> None:
-        """One more delta, which the counter knows of: `progress` for most tokens."""
-        self.max_gap = max(self.max_gap, now - self.last_progress)
-        self.last_progress = now
+    def progressed(self, now: float, gap: float = 0.0) -> None:
+        """More deltas, which the counter knows of: `progress` for most tokens. `gap`: the longest between two of them,
+        or those before."""
+        self.max_gap = max(self.max_gap, gap or now - self.last_progress)
+        self.last_progress = max(self.last_progress, now)
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,6 @@ number of the oldest one still held. Memory is bounded: beyond `cap` bytes the o
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 
 from msgspec import Struct
 
@@ -26,16 +25,20 @@ class Segment(Struct, frozen=True):
 
 
 class Transcript:
-    """The blocks of one stream. `total` is in bytes ever appended. Few fields change with a token: each is memory."""
+    """The blocks of one stream. `total` is in bytes ever appended. Few fields change with a token: each is memory.
 
-    __slots__ = ("base", "blocks", "cap", "segments", "total", "trimmed")
+    A lane appends to `blocks` itself, and `measure` is called every few blocks: until then they are over the cap.
+    """
+
+    __slots__ = ("_base", "_bytes", "_measured", "blocks", "cap", "segments", "trimmed")
 
     def __init__(self, cap: int) -> None:
         self.cap = cap
-        self.base = 0
+        self._base = 0
         self.blocks: deque[bytes] = deque()
         self.trimmed = 0  # bytes that are gone
-        self.total = 0
+        self._bytes = 0  # of blocks measured, the trimmed ones too
+        self._measured = 0  # blocks measured, likewise
         self.segments: list[Segment] = []
 
     def begin(self, driver: Driver, *, restart: bool = False) -> None:
@@ -47,38 +50,69 @@ class Transcript:
     def append(self, block: bytes) -> int:
         """Add a block; trim the oldest ones beyond the cap (never the one just added). Returns the bytes now held."""
         self.blocks.append(block)
-        self.total = total = self.total + len(block)
-        held = total - self.trimmed
-        if held <= self.cap:
-            return held
-        while held > self.cap and len(self.blocks) > 1:
-            gone = len(self.blocks.popleft())
+        return self.measure()
+
+    def measure(self) -> int:
+        """Count what was appended, and trim. Returns the bytes now held."""
+        blocks = self.blocks
+        tip = self._base + len(blocks)
+        while self._measured < tip:
+            self._measured += 1
+            self._bytes += len(blocks[self._measured - 1 - tip])
+        held = self._bytes - self.trimmed
+        while held > self.cap and len(blocks) > 1:
+            gone = len(blocks.popleft())
             self.trimmed += gone
             held -= gone
-            self.base += 1
+            self._base += 1
         return held
+
+    def skip(self, count: int) -> None:
+        """The first `count` blocks are gone. Only before anything was appended."""
+        self._base = self._measured = count
+
+    def extend(self, other: Transcript) -> None:
+        """Go on from all that another one had. Only before anything was appended."""
+        self._base, self.trimmed = other.base, other.trimmed
+        self.blocks.extend(other.blocks)
+        self.segments.extend(other.segments)
+        self._bytes, self._measured = other.total, other.tip
+
+    @property
+    def base(self) -> int:
+        """The number of the oldest block still held."""
+        self.measure()
+        return self._base
+
+    @property
+    def total(self) -> int:
+        """Bytes ever appended."""
+        self.measure()
+        return self._bytes
 
     @property
     def size(self) -> int:
         """Bytes of blocks held."""
-        return self.total - self.trimmed
+        return self.measure()
 
     @property
     def tip(self) -> int:
         """The number the next block will have."""
-        return self.base + len(self.blocks)
+        return self._base + len(self.blocks)
 
     def since(self, cursor: int, most: int) -> list[bytes]:
         """Up to `most` blocks from number `cursor` on, and not many more than 64 KiB of them. Raises LookupError when
         `cursor` was trimmed away."""
-        first = cursor - self.base
+        first = cursor - self._base
         if first < 0:
             raise LookupError(cursor)
         if first == len(self.blocks) - 1:
             return [self.blocks[-1]]
         found: list[bytes] = []
         size = 0
-        for block in islice(self.blocks, first, first + most):
+        blocks = self.blocks
+        for at in range(first, min(first + most, len(blocks))):  # not `islice`: that walks past all those before
+            block = blocks[at]
             found.append(block)
             size += len(block)
             if size >= _SLICE:

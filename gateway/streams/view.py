@@ -56,6 +56,14 @@ class View(ABC):
         """As `render(block)`, for one frame that is known to say this text and nothing else."""
         return self.render(block)
 
+    @property
+    def exact(self) -> bool:
+        """Whether `plain` gives its block back as it is: then it need not be called, if `skip` is."""
+        return False
+
+    def skip(self, frames: int) -> None:  # noqa: B027 - only for those that are exact
+        """So many frames went out without `plain`."""
+
     @abstractmethod
     def turn(self, segment: Segment, past: Past) -> View:
         """The view for the blocks that follow: this one, or another that goes on where it stands. `past`: the segments
@@ -135,6 +143,13 @@ class Passthrough(View):
         self._frames += 1
         return block
 
+    @property
+    def exact(self) -> bool:
+        return self._mender is None or self._mender.idle
+
+    def skip(self, frames: int) -> None:
+        self._frames += frames
+
     def turn(self, segment: Segment, past: Past) -> View:
         """Before anything was rendered: a view of that segment. Later: the rest is written in the same protocol, with
         the ids the client knows."""
@@ -189,6 +204,10 @@ class Renaming(Passthrough):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._name = ModelName(self._about.model, self._split)
+
+    @property
+    def exact(self) -> bool:
+        return False
 
     def render(self, block: bytes) -> bytes:
         return super().render(self._name.put(block))
@@ -251,14 +270,12 @@ class Transcode(View):
     def catch_up(self, past: Iterable[tuple[Segment, list[bytes]]], segment: Segment, frames: int) -> None:
         """Stand where a reader stands who has read `past` untouched, as so many frames."""
         self._encoder.start()
-        first = True
+        known = False
         for piece, blocks in past:
             self._listen(piece.driver)
+            name = ModelName(self._about.model, _split(piece.driver)) if self._about.renamed else None
             for block in blocks:
-                if first:
-                    name = ModelName(self._about.model, _split(piece.driver)) if self._about.renamed else None
-                    self._encoder.adopt(block if name is None else name.put(block))
-                    first = False
+                known = known or self._encoder.adopt(block if name is None else name.put(block))
                 self.render(block)
         self._listen(segment.driver)
         self._encoder.frames = frames

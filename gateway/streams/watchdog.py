@@ -15,6 +15,7 @@ from gateway.streams.producer import Producer
 from gateway.streams.stream import Stream
 
 SWEEP = 0.25  # seconds between two sweeps: the most by which a limit overshoots
+_SETTLE = 2.0  # seconds for which a client's last token may go unnoticed: its keepalive may come so much earlier
 
 
 class Watched(Protocol):
@@ -76,12 +77,19 @@ class Watchdog:
                 loop.call_exception_handler({"message": "the watchdog failed at a client", "exception": error})
 
     def _judge(self, producer: Producer, now: float) -> None:
+        """What a lane took is accounted for now and then only, and before anything is held against a stream."""
         stream, limits = producer.stream, producer.plan.limits
+        if now >= producer.settle_at:
+            producer.settle_at = now + min(_SETTLE, limits.keepalive / 4)
+            producer.settle()
         reason = overdue(stream, limits, now)
         if reason is not None:
             producer.timed_out(BackendError(ErrorCode.TIMED_OUT, reason))
             return
         late = verdict(stream, limits, now, paused=producer.paused, since=producer.waiting_since)
+        if late is not None:
+            producer.settle()
+            late = verdict(stream, limits, now, paused=producer.paused, since=producer.waiting_since)
         if late is not None:
             producer.expire(late)
         else:
