@@ -27,7 +27,7 @@ def backends(seen: Material) -> Iterator[Finding]:
         for repair in backend.repairs:
             if repair not in REPAIRS:
                 yield Finding(f"{path}.repairs.{repair}", "is not a repair", did_you_mean(repair, REPAIRS))
-        for limit in ("max_connections", "max_streams"):
+        for limit in ("max_connections", "max_streams", "rpm", "tpm"):
             if getattr(backend, limit) < 0:
                 yield Finding(f"{path}.{limit}", "must not be negative", "0: no limit")
         for header, value in backend.headers.items():

@@ -19,7 +19,11 @@ from config.route_checks import hidden_routes, routing
 from config.schema import ProtocolFamily
 
 _TIMES = ("connect_timeout", "first_token_timeout", "no_progress", "total_timeout", "write_timeout", "keepalive")
-_COUNTS = ("max_streams", "rpm", "tpm", "user_streams", "workspace_streams")  # of keys, and of access for the rest
+_COUNTS = (  # of keys, and of access for the rest
+    *("max_streams", "rpm", "tpm", "user_streams", "user_rpm", "user_tpm"),
+    *("workspace_streams", "workspace_rpm", "workspace_tpm"),
+)
+_GATEWAY = ("gateway_streams", "gateway_rpm", "gateway_tpm")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _FAMILIES: tuple[str, ...] = get_args(ProtocolFamily)
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
@@ -128,7 +132,7 @@ def _limits(seen: Material) -> Iterator[Finding]:
     for name in ("max_body", "max_connections", "header_timeout", "body_timeout"):
         if getattr(config.server, name) <= 0:
             yield Finding(f"server.{name}", "must be more than nothing")
-    for name in (*_COUNTS, "max_tokens", "max_n", "gateway_streams", "queue_size", "max_prompt"):
+    for name in (*_COUNTS, "max_tokens", "max_n", "queue_size", "max_prompt", *_GATEWAY):
         if getattr(config.access, name) < 0:
             yield Finding(f"access.{name}", "must not be negative", "0: no limit")
 
@@ -140,8 +144,9 @@ def _routes(seen: Material) -> Iterator[Finding]:
             yield Finding(f"{path}.model", "is empty", 'name a model, a glob such as "gpt-*", or "*" for all')
         if not route.to and not seen.touched(f"{path}.to"):
             yield Finding(f"{path}.to", "leads nowhere", "name a backend")
-        if route.max_streams < 0:
-            yield Finding(f"{path}.max_streams", "must not be negative", "0: no limit")
+        for limit in ("max_streams", "rpm", "tpm"):
+            if getattr(route, limit) < 0:
+                yield Finding(f"{path}.{limit}", "must not be negative", "0: no limit")
         for j, target in enumerate(route.to):
             at = f"{path}.to[{j}]"
             if target.backend not in seen.named:

@@ -22,6 +22,12 @@ from config.yaml_source import Complain, Entry, Mapped, Node, Scalar, Sequence
 BAD: Final = object()  # a value that could not be read; it has been complained of
 
 _KIND = {Scalar: "a single value", Sequence: "a list", Mapped: "a mapping"}
+_WRITTEN = {  # how what was wanted is written
+    "a list": "write it in brackets: [a, b]",
+    "a mapping": "write it in braces: {name: value}",
+    "a mapping of settings": "write it in braces, {name: value}, or as indented lines",
+    "a single value": "write one value, without brackets or braces",
+}
 
 
 class Reader:
@@ -33,6 +39,7 @@ class Reader:
         self.lines: dict[str, int] = {}
         self.unread: set[str] = set()
         self.blank: set[str] = set()
+        self._optional = False  # may what is read now be left out?
 
     def struct(self, kind: type[Struct], node: Node, path: str) -> Any:
         """A struct, with stand-ins for required fields that are missing or unreadable; BAD when it is no mapping."""
@@ -61,10 +68,11 @@ class Reader:
         entry = node.entries.get(info.encode_name)
         if entry is None or _is_empty(entry.value, info.type):
             if info.required:
-                self._complain(entry.line if entry else node.line, path, "is required", "")
+                self._complain(entry.line if entry else node.line, path, "is required", f"add {info.encode_name}: …")
                 return BAD
             return NODEFAULT
         self.lines[path] = entry.line
+        self._optional = not info.required
         value = self.value(info.type, entry.value, path)
         return NODEFAULT if value is BAD and not info.required else value
 
@@ -145,7 +153,8 @@ class Reader:
         except (ValueError, OverflowError) as problem:
             # the parsers quote the text they were given; a value from the environment must not be shown
             message = str(problem).removesuffix(f", got {node.text!r}")
-            self._complain(node.line, path, f"{message}, got {node.shown}", "")
+            hint = "put it right, or remove the line for the default" if self._optional else "put it right"
+            self._complain(node.line, path, f"{message}, got {node.shown}", hint)
             return BAD
 
     def _untyped(self, node: Node, path: str) -> Any:
@@ -158,7 +167,7 @@ class Reader:
         return _untyped_scalar(node)
 
     def _wrong(self, node: Node, path: str, wanted: str) -> Any:
-        self._complain(node.line, path, f"expected {wanted}, found {_KIND[type(node)]}", "")
+        self._complain(node.line, path, f"expected {wanted}, found {_KIND[type(node)]}", _WRITTEN.get(wanted, ""))
         return BAD
 
 

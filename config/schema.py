@@ -134,7 +134,9 @@ class Backend(Struct, frozen=True, forbid_unknown_fields=True):
     verify: bool = True  # check the TLS certificate
     ca_file: str = ""
     connect_timeout: Duration | None = None
-    max_streams: int = 0  # running streams sent there by each worker; 0: no limit
+    max_streams: int = 0  # running streams sent there by all nodes together; 0: no limit
+    rpm: int = 0  # requests per minute sent there by all nodes; 0: no limit
+    tpm: int = 0  # tokens per minute, likewise
     queue: Queue = Queue()  # for a place under max_streams
     breaker: Breaker = Breaker()
     probe: Duration = Duration(0)  # how often it is asked how it is, and how busy; 0: never
@@ -204,6 +206,8 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True):
     degrade: Degrade = Degrade()
     on_disconnect: OnDisconnect | None = None
     max_streams: int = 0  # running streams of this route, of all nodes; 0: no limit
+    rpm: int = 0  # requests per minute of this route, of all nodes; 0: no limit
+    tpm: int = 0  # tokens per minute, likewise
     system: str = ""  # the system prompt of `onboarding-stream`
 
 
@@ -217,7 +221,11 @@ class Key(Struct, frozen=True, forbid_unknown_fields=True):
     rpm: int = 0  # requests per minute; 0: no limit of its own
     tpm: int = 0  # tokens per minute, prompt and answer together
     user_streams: int = 0  # running streams of each of its users
+    user_rpm: int = 0
+    user_tpm: int = 0
     workspace_streams: int = 0  # of each of its workspaces
+    workspace_rpm: int = 0
+    workspace_tpm: int = 0
     priority: Priority = "normal"
     models: tuple[str, ...] = ("*",)
     disabled: bool = False
@@ -231,8 +239,14 @@ class Access(Struct, frozen=True, forbid_unknown_fields=True):
     rpm: int = 0  # requests per minute of an owner, where its key has no limit of its own
     tpm: int = 0  # tokens per minute, likewise
     user_streams: int = 0  # running streams of one user, where the key says nothing else
+    user_rpm: int = 0
+    user_tpm: int = 0
     workspace_streams: int = 0
+    workspace_rpm: int = 0
+    workspace_tpm: int = 0
     gateway_streams: int = 0  # running streams of all nodes together
+    gateway_rpm: int = 0  # requests per minute of all callers at all nodes
+    gateway_tpm: int = 0
     on_redis_loss: Literal["allow", "deny"] = "allow"  # allow: each node goes by its own count meanwhile
     queue: Duration = Duration(0)  # how long a request may wait for another stream's end; 0: refused at once
     queue_size: int = 100  # requests that may wait in one worker

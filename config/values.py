@@ -24,7 +24,7 @@ class Duration(float):
         rest = text.strip()
         parts = _DURATION.findall(rest)
         if parts and "".join(n + u for n, u in parts) == rest:
-            return cls(sum(float(n) * _SECONDS[u] for n, u in parts))
+            return cls._positive(sum(float(n) * _SECONDS[u] for n, u in parts), text)
         try:
             return cls._positive(float(rest), text)
         except ValueError:

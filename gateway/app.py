@@ -18,6 +18,7 @@ from aiohttp import web
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Config
 from gateway.access.limiter import Limiter
+from gateway.access.places import BackendPlaces
 from gateway.admin.api import admin_app
 from gateway.admin.control_api import control_routes
 from gateway.admin.routing_api import routing_routes
@@ -27,6 +28,8 @@ from gateway.control.reload import Reloader
 from gateway.control.store import store_for
 from gateway.control.view import build as build_view
 from gateway.edge.changing import Changing
+from gateway.edge.figures import figures_of
+from gateway.edge.output import ClientOutput
 from gateway.edge.planning import world_of
 from gateway.edge.server import public_runner
 from gateway.edge.services import Services
@@ -37,7 +40,7 @@ from gateway.observe.logging import Logs, get_logger
 from gateway.observe.metrics import Metrics, NullMetrics
 from gateway.observe.naming import Naming
 from gateway.observe.shared_metrics import SharedMetrics
-from gateway.ports import blaming
+from gateway.ports import blaming, close
 from gateway.protocols.catalog import build as build_protocols
 from gateway.registry.base import Registry
 from gateway.registry.catalog import build as build_registry
@@ -46,7 +49,7 @@ from gateway.routing.course import Routed
 from gateway.routing.models import ModelList
 from gateway.routing.probes import Prober
 from gateway.routing.router import Router
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 from gateway.signals import Place, Signals
 from gateway.streams.answers import Answers
 from gateway.streams.archive import Archive
@@ -57,6 +60,8 @@ from gateway.streams.producer import Producer
 from gateway.streams.sources import LocalSources
 from gateway.streams.stream import Receipt, State
 from gateway.streams.watchdog import Watchdog
+
+_LAST_WORDS = 0.4  # seconds for last frames, and for refusing who had connected before the listener was closed
 
 
 class Gateway:
@@ -73,8 +78,14 @@ class Gateway:
         self._source = source
         self._view = build_view(config, self._router)
         self.registry: Registry = build_registry(config.registry, self.node)
+        self.places = BackendPlaces(self.registry, lambda: self.services.config.access)
         self.upstreams = Upstreams(
-            config.backends, time.monotonic, self.registry.claim_probe, self.registry.unclaim_probe, self._paused
+            config.backends,
+            time.monotonic,
+            self.registry.claim_probe,
+            self.registry.unclaim_probe,
+            self._paused,
+            self.places,
         )
         self._runners: list[web.AppRunner] = []
 
@@ -101,7 +112,12 @@ class Gateway:
             hub=self.hub,
             registry=self.registry,
             limiter=Limiter(self.registry, lambda: self.services.config.access),
-            control=Control(self.node, store_for(config, self.registry), lambda state: self.changing.apply(state)),  # noqa: PLW0108 - made later
+            control=Control(
+                self.node,
+                store_for(config, self.registry),
+                lambda state: self.changing.apply(state),  # noqa: PLW0108 - made later
+                changed=lambda change: self.metrics.changed(change.action),
+            ),
             pacer=Pacer(loop, config.streams.mode),
             metrics=self.metrics,
             access_log=AccessLog(self.log),
@@ -123,10 +139,16 @@ class Gateway:
             probe=self._probe,
         )
         await self.health.start()
-        models = ModelList(view.router, view.drivers, view.transports)
+        models = ModelList(view.router, view.drivers, view.transports, upstreams=self.upstreams)
         self.metrics.naming = Naming(lambda: self.services.config, lambda: models.names)
         self.changing = Changing(self.services, self.health, models, self._router)
-        self.reloader = Reloader(self._source, config, self.changing.adopt)
+        self.reloader = Reloader(
+            self._source,
+            config,
+            self.changing.adopt,
+            told=lambda outcome: self.metrics.reloaded(good=not outcome.complaints),
+        )
+        self.metrics.watch(figures_of(self.services))
         await self.services.control.start()
         await self.reloader.start()
         self.prober = Prober(lambda: self.services.config, lambda: world_of(self.services))
@@ -165,7 +187,7 @@ class Gateway:
             registry=self.registry,
             more=[
                 *control_routes(self.services.control, self.reloader),
-                *routing_routes(self.upstreams, lambda: self.services.router),
+                *routing_routes(self.upstreams, lambda: self.services.router, self.services.control),
             ],
         )
         operators = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=1.0)
@@ -187,6 +209,8 @@ class Gateway:
         if producer.moved:
             self._moved(producer, receipt)
             return
+        if isinstance(course, Routed):
+            self.places.finished(receipt, services.config.backends, course.ask.tokens)
         services.answers.offer(producer.plan.remembered, producer.stream, producer.transcript, self.upstreams.clock())
         services.control.finished(receipt, services.limiter.finished(receipt))
         self.registry.closed(receipt, identity.key_id)
@@ -221,21 +245,28 @@ class Gateway:
         self.services.draining = True
         self.health.phase = "draining"
         self._public.closing()
+        self.sharing.leaving()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while len(self.hub) and loop.time() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110 - three ends
             await asyncio.sleep(0.05)
+        await close(self._public)  # who connects from now on is refused by the system, and a proxy asks another node
         self.sharing.heir(None)
-        if self.sharing.heirs:
-            for producer in [one for one in self.hub if one.stream.identity.survives]:
+        surviving = any(one.stream.identity.survives for one in self.hub)
+        if surviving and await self.sharing.heirs():
+            for producer in [one for one in self.hub if one.stream.identity.survives and one.heard]:
                 who = producer.stream.identity  # another node claims it as soon as this one's lease is given back
                 self.hub.stop(who.id, who.owner, "gateway", "node_lost")
         rest = list(self.hub)
         error = BackendError(ErrorCode.SHED, "the gateway node is shutting down", retry_after=1)
         for producer in rest:
             producer.stop(State.SHED, by="gateway", reason="drain timeout", finish="error", error=error)
-        if rest:
-            await asyncio.sleep(0.2)  # the last frames are on their way
+        deadline = loop.time() + _LAST_WORDS
+        await asyncio.sleep(0)
+        while self._public.busy and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+        for output in [one for one in self.services.outputs if isinstance(one, ClientOutput)]:
+            output.close(False)  # readers of other nodes' streams come back elsewhere
         return len(rest)
 
     async def close(self) -> None:
@@ -312,8 +343,10 @@ async def serve(config: Config, source: str | None, place: Place | None = None) 
 
 def run(config: Config, source: str | None, place: Place | None = None) -> int:
     """A serving process, from its logs to its exit code."""
-    logs = Logs(config.observe)
+    logs, code = Logs(config.observe), 1
     try:
-        return uvloop.run(serve(config, source, place))
+        code = uvloop.run(serve(config, source, place))
     finally:
-        logs.close()
+        if not logs.close():
+            os._exit(code)  # a process that is told to end does, whoever does not read its log
+    return code

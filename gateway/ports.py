@@ -1,16 +1,19 @@
 """The addresses of a node whose workers share them: bound before they start, so that ports are known and nobody else's.
 
-Law: what is held here is never listened on; the kernel gives connections only to the workers that do.
+Law: what is held here is never listened on; the kernel gives connections only to the workers that do. Who has connected
+before a listener is closed gets an answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
 from collections.abc import Iterator
 
+from aiohttp import web
 from msgspec.structs import replace
 
 from config.schema import Config
@@ -23,6 +26,31 @@ def hold(config: Config) -> tuple[Config, list[socket.socket]]:
     with blaming("admin", config.admin.host, config.admin.port):
         admin, admin_port = _hold(config.admin.host, config.admin.port)
     return _at(config, port, admin_port), public + admin
+
+
+async def close(runner: web.AppRunner) -> None:
+    """Listen no more; connections stay. Those the system has made and nobody has accepted yet are accepted: it would
+    break them off, in the midst of their requests."""
+    loop, late = asyncio.get_running_loop(), list[socket.socket]()
+    assert runner.server is not None
+    for site in list(runner.sites):
+        listening = getattr(site._server, "sockets", ())
+        held = [socket.fromfd(one.fileno(), one.family, one.type) for one in listening]
+        await site.stop()
+        for one in held:
+            late += _waiting(one)
+            one.close()
+    for one in late:
+        await loop.connect_accepted_socket(runner.server, one)
+
+
+def _waiting(listener: socket.socket) -> Iterator[socket.socket]:
+    listener.setblocking(False)
+    with contextlib.suppress(OSError):  # nobody is left
+        while True:
+            accepted = listener.accept()[0]
+            accepted.setblocking(False)
+            yield accepted
 
 
 @contextlib.contextmanager

@@ -36,8 +36,15 @@ class Caller(Struct, frozen=True):
     rpm: int = 0
     tpm: int = 0
     user_streams: int = 0
+    user_rpm: int = 0
+    user_tpm: int = 0
     workspace_streams: int = 0
+    workspace_rpm: int = 0
+    workspace_tpm: int = 0
     priority: Priority = "normal"
+
+
+_SAME = tuple(name for name in Caller.__struct_fields__ if name not in ("owner", "key_id"))  # said by a key as they are
 
 
 class Keyring:
@@ -62,18 +69,8 @@ class Keyring:
             raise _refused("this API key is not known here")
         if key.disabled:
             raise _refused("this API key has been revoked")
-        return Caller(
-            key.owner,
-            key.id,
-            key.max_streams,
-            key.models,
-            key.on_disconnect,
-            key.rpm,
-            key.tpm,
-            key.user_streams,
-            key.workspace_streams,
-            key.priority,
-        )
+        same = {name: getattr(key, name) for name in _SAME}
+        return Caller(owner=key.owner, key_id=key.id, **same)
 
     def valid(self) -> frozenset[tuple[str, str]]:
         """(id, owner) of every key that is not revoked."""

@@ -14,13 +14,14 @@ from msgspec import Struct
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import ChatRequest
-from config.schema import Config, Route
+from config.schema import Access, Config, Route
 from gateway.access.keys import Caller
 from gateway.registry.base import Quota, Rate, Taken
 
 RANKS = {"high": 0, "normal": 1, "low": 2}
 _ANSWER = 500  # tokens an answer is taken for until it is known, when the request sets no limit
 _CHARS_PER_TOKEN = 4
+_UNITS = {"rpm": "requests", "tpm": "tokens"}
 _LOW_SHARE = 0.8  # of `streams.max_active`: beyond it keys of low priority are refused
 
 
@@ -34,7 +35,13 @@ class LimitReached(BackendError):
 
 def limit_header(error: BackendError) -> dict[str, str]:
     """The header that names the limit which refused; empty for any other error."""
-    return {"X-Headgate-Limit": error.limit} if isinstance(error, LimitReached) else {}
+    name = limit_of(error)
+    return {"X-Headgate-Limit": name} if name else {}
+
+
+def limit_of(error: BackendError) -> str:
+    """The name of the limit which refused; "" for any other error."""
+    return str(getattr(error, "limit", ""))  # those of backends are refused by routing, which knows nothing of access
 
 
 class Who(Struct, frozen=True):
@@ -54,36 +61,78 @@ class Demand(Struct, frozen=True):
     rank: int = RANKS["normal"]
 
 
-def demand(config: Config, caller: Caller, who: Who, route: Route, estimate: int) -> Demand:
-    """All limits of one stream. `estimate`: tokens it will probably use."""
-    access = config.access
+_Table = tuple[tuple[str, str, int], ...]  # (the limit's name, whose it is, how much; 0: no limit)
+
+
+def _tables(access: Access, caller: Caller, who: Who, route: Route) -> tuple[_Table, _Table, _Table]:
+    """All limits a stream may have: of running streams, of requests per minute, of tokens per minute."""
     own = f"key:{caller.key_id}", f"owner:{caller.owner}"
+    user, workspace = _named("user", caller, who.user_id), _named("workspace", caller, who.workspace_id)
+    named, at = f"route:{route.model}", f"routes[{route.model}]"
     streams = (
         ("max_streams", *_either(own, caller.max_streams, access.max_streams)),
-        ("user_streams", _named("user", caller, who.user_id), caller.user_streams or access.user_streams),
-        (
-            "workspace_streams",
-            _named("workspace", caller, who.workspace_id),
-            caller.workspace_streams or access.workspace_streams,
-        ),
-        (f"routes[{route.model}].max_streams", f"route:{route.model}", route.max_streams),
+        ("user_streams", user, caller.user_streams or access.user_streams),
+        ("workspace_streams", workspace, caller.workspace_streams or access.workspace_streams),
+        (f"{at}.max_streams", named, route.max_streams),
         ("access.gateway_streams", "gateway", access.gateway_streams),
     )
+    requests = (
+        ("rpm", *_either(own, caller.rpm, access.rpm)),
+        ("user_rpm", user, caller.user_rpm or access.user_rpm),
+        ("workspace_rpm", workspace, caller.workspace_rpm or access.workspace_rpm),
+        (f"{at}.rpm", named, route.rpm),
+        ("access.gateway_rpm", "gateway", access.gateway_rpm),
+    )
+    tokens = (
+        ("tpm", *_either(own, caller.tpm, access.tpm)),
+        ("user_tpm", user, caller.user_tpm or access.user_tpm),
+        ("workspace_tpm", workspace, caller.workspace_tpm or access.workspace_tpm),
+        (f"{at}.tpm", named, route.tpm),
+        ("access.gateway_tpm", "gateway", access.gateway_tpm),
+    )
+    return streams, requests, tokens
+
+
+def demand(config: Config, caller: Caller, who: Who, route: Route, estimate: int) -> Demand:
+    """All limits of one stream. `estimate`: tokens it will probably use."""
+    streams, requests, tokens = _tables(config.access, caller, who, route)
     quotas = tuple(Quota(scope, limit) for _, scope, limit in streams if limit and scope)
-    requests = _rates("rpm", own, caller.rpm, access.rpm, 1)
-    tokens = _rates("tpm", own, caller.tpm, access.tpm, estimate)
     names = {scope: name for name, scope, limit in streams if limit and scope}
-    names |= {rate.scope: rate.scope.partition(":")[0] for rate in (*requests, *tokens)}
-    return Demand(quotas, requests + tokens, names, tokens, RANKS[caller.priority])
+    rates: list[Rate] = []
+    for kind, cost, table in (("rpm", 1, requests), ("tpm", estimate, tokens)):
+        for name, scope, limit in table:
+            if limit and scope:
+                names[f"{kind}:{scope}"] = name
+                rates.append(Rate(f"{kind}:{scope}", limit, cost))
+    counted = tuple(rate for rate in rates if rate.scope.startswith("tpm:"))
+    return Demand(quotas, tuple(rates), names, counted, RANKS[caller.priority])
+
+
+def counts_tokens(config: Config, caller: Caller, route: Route) -> bool:
+    """Whether any limit of tokens may hold for a stream, so that it is worth while to estimate them."""
+    access = config.access
+    ours = (caller, access, route)
+    return any(one.tpm for one in ours) or bool(
+        access.gateway_tpm or any(one.user_tpm or one.workspace_tpm for one in (caller, access))
+    )
+
+
+def name_of(scope: str) -> str:
+    """The limit a lease is held for, as metrics call it: no keys, owners, users or workspaces."""
+    kind, _, rest = scope.partition(":")
+    match kind:
+        case "user" | "workspace":
+            return f"{kind}_streams"
+        case "route":
+            return f"routes[{rest}].max_streams"
+        case "gateway":
+            return "access.gateway_streams"
+        case _:
+            return "max_streams"
 
 
 def _either(own: tuple[str, str], key: int, access: int) -> tuple[str, int]:
     return (own[0], key) if key else (own[1], access)
-
-
-def _rates(name: str, own: tuple[str, str], key: int, access: int, cost: int) -> tuple[Rate, ...]:
-    scope, per_minute = _either(own, key, access)
-    return (Rate(f"{name}:{scope}", per_minute, cost),) if per_minute else ()
 
 
 def _named(kind: str, caller: Caller, name: str) -> str:
@@ -101,10 +150,10 @@ def estimate(request: ChatRequest, chars: int) -> int:
 def refusal(wanted: Demand, taken: Taken) -> BackendError:
     """The words of a refusal. Raises KeyError for a scope that was not asked for."""
     name = wanted.names[taken.refused]
-    if name in ("rpm", "tpm"):
-        what = "requests" if name == "rpm" else "tokens"
-        whose = taken.refused.partition(":")[2]
-        text = f"{taken.limit} {what} per minute are used up ({name} of {whose})"
+    kind, _, scope = taken.refused.partition(":")
+    if any(rate.scope == taken.refused for rate in wanted.rates):
+        whose = f"{name} of {scope}" if name == kind else name
+        text = f"{taken.limit} {_UNITS[kind]} per minute are used up ({whose})"
         return LimitReached(name, text, taken.retry_after)
     whose = f"{name} of {taken.refused}" if name == "max_streams" else name
     text = f"{taken.active} of {taken.limit} concurrent streams run already ({whose}); wait for one's end"

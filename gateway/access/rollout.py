@@ -49,6 +49,13 @@ def judged(
     return Verdict(total, errors, complete, reason)
 
 
+def kind_of(state: str) -> int | None:
+    """What a terminal state (its wire name) counts as: 0 completed, 1 failed, 2 other; None: it says nothing."""
+    if state in _SILENT:
+        return None
+    return 0 if state == "completed" else 1 if state in _FAILED else 2
+
+
 class Outcomes:
     """How the streams that a rollout let in ended, within a window. Times are monotonic seconds."""
 
@@ -58,11 +65,11 @@ class Outcomes:
 
     def add(self, state: str, now: float) -> None:
         """A stream ended in this state (its wire name)."""
-        if state in _SILENT:
+        kind = kind_of(state)
+        if kind is None:
             return
         if len(self._ended) == _MANY:
             self._counts[self._ended.popleft()[1]] -= 1
-        kind = 0 if state == "completed" else 1 if state in _FAILED else 2
         self._ended.append((now, kind))
         self._counts[kind] += 1
 

@@ -53,7 +53,8 @@ def _checked(handler: _Handler) -> _Handler:
     return checked
 
 
-def _by(request: web.Request) -> str:
+def operator_of(request: web.Request) -> str:
+    """Who asks for a change, for the audit."""
     said = "".join(c for c in request.headers.get("X-Headgate-Operator", "")[:100] if c.isprintable())
     return f"{said or 'operator'} ({request.remote or 'unknown'})"
 
@@ -105,7 +106,7 @@ class _Handlers:
         said = wish.get("routes")
         for name in [name for name, on in said.items() if on is not None] if isinstance(said, dict) else ():
             self._there("route", name)
-        return self._state(await self._control.patch(wish, _by(request)))
+        return self._state(await self._control.patch(wish, operator_of(request)))
 
     async def audit(self, _request: web.Request) -> web.Response:
         """The last changes, oldest first."""
@@ -113,22 +114,22 @@ class _Handlers:
 
     async def kill(self, request: web.Request) -> web.Response:
         """End what runs and refuse what comes, by one of backend, model, route, key, owner, user, all."""
-        rule = await self._control.kill(self._meant(await _wish(request)), _by(request))
+        rule = await self._control.kill(self._meant(await _wish(request)), operator_of(request))
         return answer({"rule": msgspec.to_builtins(rule), "version": self._control.state.version})
 
     async def lift(self, request: web.Request) -> web.Response:
         """Take a kill back: new streams may start again."""
-        if not await self._control.lift(request.match_info["id"], _by(request)):
+        if not await self._control.lift(request.match_info["id"], operator_of(request)):
             return refusal(404, "not_found", "there is no such kill rule", request_id())
         return self._state(self._control.state)
 
     async def pause(self, request: web.Request) -> web.Response:
         """A backend or model takes no new streams; running ones go on."""
-        return self._state(await self._control.pause(self._meant(await _wish(request)), _by(request)))
+        return self._state(await self._control.pause(self._meant(await _wish(request)), operator_of(request)))
 
     async def resume(self, request: web.Request) -> web.Response:
         """End a pause."""
-        if not await self._control.resume(await _wish(request), _by(request)):
+        if not await self._control.resume(await _wish(request), operator_of(request)):
             return refusal(404, "not_found", "that is not paused", request_id())
         return self._state(self._control.state)
 
@@ -137,15 +138,15 @@ class _Handlers:
         wish = await _wish(request)
         if set(wish) - {"on"} or not isinstance(wish.get("on", True), bool):
             raise Invalid('the body is {"on": true} or {"on": false}')
-        return self._state(await self._control.patch({"emergency": wish.get("on", True)}, _by(request)))
+        return self._state(await self._control.patch({"emergency": wish.get("on", True)}, operator_of(request)))
 
     async def reset(self, request: web.Request) -> web.Response:
         """Back to safe defaults."""
-        return self._state(await self._control.reset(_by(request)))
+        return self._state(await self._control.reset(operator_of(request)))
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read gateway.yaml again, on this worker. 422: it cannot be used, the last good one stays."""
-        return _told(await self._reloader.reload(f"asked by {_by(request)}"))
+        return _told(await self._reloader.reload(f"asked by {operator_of(request)}"))
 
     async def config(self, _request: web.Request) -> web.Response:
         """The configuration in force, secrets hidden; `pending`: what waits for a restart."""

@@ -1,6 +1,7 @@
 """Breakers and routing decisions of this worker, for operators: JSON out.
 
-Law: explaining changes nothing: no turn is used up, no place taken, no permit asked for.
+Law: explaining changes nothing: no turn is used up, no place taken, no permit asked for. A breaker that is closed by
+hand is closed in all workers of all nodes.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import msgspec
 from aiohttp import web
 
 from backends.contract.errors import BackendError
+from gateway.admin.control_api import operator_of
+from gateway.control.control import Control
+from gateway.control.flags import Invalid
 from gateway.edge.health_handlers import answer, refusal
 from gateway.edge.services import request_id
 from gateway.routing.circuits import circuits
 from gateway.routing.router import Asking, Router
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 
 _SAID = ("model", "backend", "key", "owner", "user", "workspace", "conversation", "prompt")
 
 
-def routing_routes(upstreams: Upstreams, router: Callable[[], Router]) -> list[web.RouteDef]:
+def routing_routes(upstreams: Upstreams, router: Callable[[], Router], control: Control) -> list[web.RouteDef]:
     """The routes, for the admin listener. `router`: of the configuration in force."""
-    handlers = _Handlers(upstreams, router)
+    handlers = _Handlers(upstreams, router, control)
     return [
         web.get("/breakers", handlers.breakers),
         web.post("/breakers/{backend}/reset", handlers.reset),
@@ -32,8 +36,8 @@ def routing_routes(upstreams: Upstreams, router: Callable[[], Router]) -> list[w
 
 
 class _Handlers:
-    def __init__(self, upstreams: Upstreams, router: Callable[[], Router]) -> None:
-        self._upstreams, self._router = upstreams, router
+    def __init__(self, upstreams: Upstreams, router: Callable[[], Router], control: Control) -> None:
+        self._upstreams, self._router, self._control = upstreams, router, control
 
     async def breakers(self, _request: web.Request) -> web.Response:
         """Every backend's breaker, its history, and how busy and fast the backend is."""
@@ -42,10 +46,14 @@ class _Handlers:
         return answer({"breakers": msgspec.to_builtins(circuits(self._upstreams)), "retries": retries})
 
     async def reset(self, request: web.Request) -> web.Response:
-        """Close a backend's breaker in this worker."""
+        """Close a backend's breaker here, and in all other workers and nodes within a second."""
         name = request.match_info["backend"]
-        if not self._upstreams.reset(name):
+        if self._upstreams.find(name) is None:
             return refusal(404, "not_found", "no such backend", request_id())
+        try:
+            await self._control.reset_breaker(name, operator_of(request))
+        except Invalid as problem:  # other nodes would not let it through
+            return refusal(409, "conflict", str(problem), request_id())
         found = next(one for one in circuits(self._upstreams) if one.backend == name)
         return answer(msgspec.to_builtins(found))
 
@@ -62,7 +70,7 @@ class _Handlers:
             routes = list(self._router().explain(Asking(**said, headers=headers, chars=len(said["prompt"]))))
         except BackendError as error:
             return refusal(400, error.code.wire, error.message, request_id())
-        now = self._upstreams.clock()
+        now, paused = self._upstreams.clock(), self._upstreams.paused()
         for candidate in (c for route in routes for c in route.get("candidates", ())):
             upstream = self._upstreams.find(candidate["backend"])
             if upstream is not None:
@@ -71,6 +79,7 @@ class _Handlers:
                     "breaker": breaker.state.wire,
                     "retryIn": round(breaker.wait(now), 1),
                     "full": upstream.full,
+                    "paused": candidate["backend"] in paused,
                     "spared": round(max(0.0, upstream.spared - now), 1),
                     "active": upstream.active,
                 }

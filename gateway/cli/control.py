@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from copy import copy
 from typing import Any
+from urllib.parse import quote
 
 import click
 from msgspec.structs import replace
@@ -210,6 +211,15 @@ def rollout(gateway: Operator, /, **fields: Any) -> None:
     """Let PERCENT of the users stream, always the same ones."""
     wish = {name: value for name, value in fields.items() if value is not None}
     gateway.told("PATCH", "/control", {"rollout": wish})
+
+
+@control.command("close-breaker")
+@click.argument("backend")
+@click.pass_obj
+def close_breaker(gateway: Operator, backend: str) -> None:
+    """Close BACKEND's circuit breaker, in every worker of every node."""
+    gateway.need("POST", f"/breakers/{quote(backend, safe='')}/reset")
+    click.echo(f"the breaker of {backend} is closed")
 
 
 @control.command()

@@ -112,6 +112,7 @@ def _candidate(config: Config, number: int, one: dict[str, Any]) -> str:
     if "breaker" in one:
         state = f"; breaker {one['breaker']}" + (f" for {one['retryIn']:g} s more" if one["retryIn"] else "")
         state += ", full" if one["full"] else ""
+        state += ", paused by an operator" if one.get("paused") else ""
         state += f", spared for {one['spared']:g} s" if one["spared"] else ""
     return (
         f"    {number}. {one['backend']}: {where}, model {one['model']}; {one['why']} (score {one['score']:g}){state}"

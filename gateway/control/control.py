@@ -8,6 +8,7 @@ message cannot get lost). While the store is away a change holds here, and is ha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -20,7 +21,7 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.access.limiter import Ticket
-from gateway.access.rollout import Outcomes
+from gateway.control.brake import Brake
 from gateway.control.flags import ControlState, Invalid, Rule, current, patched, pause_of, rule_of
 from gateway.control.store import AUDIT, Away, Change, MemoryStore, Store
 from gateway.streams.stream import Receipt
@@ -34,7 +35,8 @@ Applied = Callable[[ControlState], None]
 
 
 class Control:
-    """One per worker. `applied` puts a state into force, at each change. Times of rules are Unix seconds."""
+    """One per worker. `applied` puts a state into force, at each change; `changed` hears of those made here. Times of
+    rules are Unix seconds."""
 
     def __init__(
         self,
@@ -42,13 +44,14 @@ class Control:
         store: Store | None = None,
         applied: Applied = lambda state: None,
         clock: Callable[[], float] = time.time,
+        changed: Callable[[Change], None] = lambda change: None,
     ) -> None:
         self.state = ControlState()
-        self.outcomes = Outcomes()
         self._node = node
         self._store = store or MemoryStore()
+        self.brake = Brake(self._store)
         self._applied = applied
-        self._clock = clock
+        self._clock, self._changed = clock, changed
         self._kept = 0  # the version the store is known to have
         self._unsent: deque[Change] = deque(maxlen=AUDIT)
         self._loop: asyncio.Task[None] | None = None
@@ -120,12 +123,20 @@ class Control:
         """Back to safe defaults: nothing killed, nothing paused, everything on."""
         return await self.change("reset", by, lambda state: ControlState(version=state.version))
 
+    async def reset_breaker(self, backend: str, by: str) -> ControlState:
+        """Close a backend's breaker in every worker."""
+        return await self.change(
+            "breaker", by, lambda state: replace(state, resets={**state.resets, backend: state.version + 1})
+        )
+
     async def change(self, action: str, by: str, make: Callable[[ControlState], ControlState]) -> ControlState:
         """Make, keep and apply the next state; made again when another node was faster. Raises Invalid."""
         async with self._lock:
             for _ in range(_TRIES):
                 before = current(self.state, self.now)
                 new = replace(make(before), version=self.state.version + 1)
+                if new.rollout != before.rollout:
+                    new = replace(new, rollout_version=new.version)
                 line = Change(new.version, self.now, by, action, *_difference(before, new), self._node)
                 try:
                     other = await self._store.swap(self._kept, new, line)
@@ -137,6 +148,7 @@ class Control:
                         self._kept = new.version
                 if other is None:
                     log.warning("control.changed", **msgspec.to_builtins(line))
+                    self._changed(line)
                     self._take(new)
                     return new
                 self._kept = other.version
@@ -182,8 +194,8 @@ class Control:
                 self._take(found)
 
     def _take(self, state: ControlState) -> None:
-        if state.rollout != self.state.rollout:
-            self.outcomes.clear()
+        if (state.rollout, state.rollout_version) != (self.state.rollout, self.state.rollout_version):
+            self.brake.clear()
         self.state = state
         self._applied(current(state, self.now))
 
@@ -192,25 +204,32 @@ class Control:
     def finished(self, receipt: Receipt, ticket: Ticket | None) -> None:
         """A stream ended; those a rollout let in are counted."""
         if ticket is not None and ticket.rolled:
-            self.outcomes.add(receipt.state, time.monotonic())
+            self.brake.add(receipt.state)
 
     async def _judge(self) -> None:
-        rollout = self.state.rollout
-        if not rollout.automatic or not 0 < rollout.percent < 100:
+        state = self.state
+        found = await self.brake.judge(state)
+        if found is None or not found.reason:
             return
-        found = self.outcomes.verdict(
-            time.monotonic(),
-            window=rollout.window,
-            error_rate=rollout.error_rate,
-            completion_rate=rollout.completion_rate,
-            minimum=rollout.minimum,
-        )
-        if found.reason:
-            by = f"automatic rollback: {found.reason} of {found.streams} streams"
-            await self.patch({"rollout": {"percent": 0.0}}, by)
+        by = f"automatic rollback: {found.reason} of {found.streams} streams"
+
+        def taken_back(now: ControlState) -> ControlState:
+            if now.rollout_version != state.rollout_version:
+                raise _Superseded
+            return patched(now, {"rollout": {"percent": 0.0}})
+
+        with contextlib.suppress(_Superseded):  # another node was faster, or an operator
+            await self.change("rollback", by, taken_back)
+
+
+class _Superseded(Exception):
+    """The rollout that was judged is no more."""
+
+
+_SILENT = ("version", "rollout_version")
 
 
 def _difference(before: ControlState, after: ControlState) -> tuple[dict[str, Any], dict[str, Any]]:
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after)
-    changed = [name for name in new if name != "version" and new[name] != old[name]]
+    changed = [name for name in new if name not in _SILENT and new[name] != old[name]]
     return {name: old[name] for name in changed}, {name: new[name] for name in changed}

@@ -62,7 +62,8 @@ class Pause(Struct, frozen=True):
 
 class ControlState(Struct, frozen=True):
     """Everything operators can set. `routes`: those (by model glob) whose streaming is off or on apart from the rest;
-    `mode`: instead of `streams.mode`; None: as configured."""
+    `mode`: instead of `streams.mode`; None: as configured; `rollout_version`: the version that set the rollout as it
+    is; `resets`: backend -> the version that last closed its breaker by hand."""
 
     version: int = 0
     streaming: bool = True
@@ -72,6 +73,8 @@ class ControlState(Struct, frozen=True):
     debug: bool = False
     emergency: bool = False
     rollout: Rollout = Rollout()
+    rollout_version: int = 0
+    resets: dict[str, int] = {}
     killed: tuple[Rule, ...] = ()
     paused: tuple[Pause, ...] = ()
 

@@ -42,8 +42,8 @@ class Outcome(Struct, frozen=True):
 
 class Reloader:
     """One per worker. `read` reads and checks the file (in a thread); `adopt` puts a configuration into force and
-    raises ValueError, having changed nothing, when it cannot. `config`: what is in force now; `wanted`: what the file
-    said last, with what waits for a restart."""
+    raises ValueError, having changed nothing, when it cannot; `told` hears what came of each reload. `config`: what is
+    in force now; `wanted`: what the file said last, with what waits for a restart."""
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Reloader:
         config: Config,
         adopt: Callable[[Config], None],
         read: Callable[[Path], Loaded] = read,
+        told: Callable[[Outcome], None] = lambda outcome: None,
     ) -> None:
         self.source = source
         self.config = config
@@ -59,6 +60,7 @@ class Reloader:
         self._path = None if source is None else Path(source)
         self._read = read
         self._adopt = adopt
+        self._hears = told
         self._lock = asyncio.Lock()
         self._seen = _EMPTY
         self._task: asyncio.Task[None] | None = None
@@ -104,6 +106,7 @@ class Reloader:
 
     def _told(self, why: str, outcome: Outcome) -> Outcome:
         self.last = outcome
+        self._hears(outcome)
         for complaint in outcome.complaints:
             log.error("reload.refused", why=why, problem=str(complaint))
         for change in outcome.changes:

@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from gateway.registry.redis_client import Away, Link, Op
 log = structlog.get_logger("headgate.control")
 
 AUDIT = 1000  # changes remembered
+_SLOTS = 60  # of a rollout's window: what is older than all of them is forgotten slot by slot
 
 _encode = msgspec.json.Encoder().encode
 _state = msgspec.json.Decoder(ControlState)
@@ -47,6 +48,7 @@ class Store(ABC):
     """`swap` is compare-and-set by version."""
 
     shared = False  # whether other nodes see it
+    away = False  # whether it cannot be reached now, as far as is known
     offset = 0.0  # seconds its clock is ahead of this node's: clocks of nodes are never compared
 
     @abstractmethod
@@ -64,6 +66,11 @@ class Store(ABC):
     @abstractmethod
     async def audit(self) -> list[Change]:
         """The last changes, oldest first. Raises Away."""
+
+    async def tally(self, rollout: int, window: float, counts: Sequence[int]) -> tuple[int, ...] | None:
+        """Add outcomes (completed, failed, other) of the streams that a rollout (its version) let in; the sums of all
+        nodes within the last `window` seconds. None: there are no others. Raises Away; then it is not repeated."""
+        return None
 
 
 class MemoryStore(Store):
@@ -124,6 +131,11 @@ class RedisStore(Store):
         self._link = link
         self._clock = clock
         self._keys = (f"{prefix}:{{control}}:state", f"{prefix}:{{control}}:audit")
+        self._rollout = f"{prefix}:{{control}}:rollout"
+
+    @property
+    def away(self) -> bool:  # type: ignore[override]  # of the others it is a constant
+        return not self._link.healthy
 
     async def load(self) -> ControlState | None:
         state, now = await self._link.one(Op("control_look", self._keys[:1]))
@@ -147,6 +159,11 @@ class RedisStore(Store):
     async def audit(self) -> list[Change]:
         lines = await self._link.one(Op("LRANGE", self._keys[1:], (0, -1)))
         return _lines(lines)
+
+    async def tally(self, rollout: int, window: float, counts: Sequence[int]) -> tuple[int, ...] | None:
+        slot = max(1, round(window * 1000 / _SLOTS))
+        sums = await self._link.one(Op("tally", (f"{self._rollout}:{rollout}",), (slot, _SLOTS, *counts)))
+        return tuple(map(int, sums))
 
 
 def store_for(config: Config, registry: Registry) -> Store:

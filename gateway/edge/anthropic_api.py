@@ -13,12 +13,12 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from backends.base import Driver, HttpRequest
-from backends.contract.errors import BackendError, ErrorCode
+from backends.contract.errors import BackendError
 from backends.contract.fit import fit
 from backends.contract.request import ChatRequest, FilePart, ImagePart, ReasoningPart, TextPart
-from gateway.access.keys import may_use
+from gateway.access.limits import limit_header, limit_of
 from gateway.edge.admission import caller_of
+from gateway.edge.asides import Call, counted, decided
 from gateway.edge.families import prefix_of
 from gateway.edge.guards import check_target, cors_headers, read_body
 from gateway.edge.planning import handed_on
@@ -26,13 +26,11 @@ from gateway.edge.refusals import refusal_response
 from gateway.edge.services import Services, request_id
 from gateway.protocols.anthropic_request import read_request
 from gateway.protocols.parsing import Fields, decode_object
-from gateway.routing.router import Choice
+from gateway.routing.policies import Candidate
 from gateway.streams.settle import CHARS_PER_TOKEN
 
 PATH = "/v1/messages/count_tokens"
-_PATIENCE = 30.0  # seconds a backend may take to count
 _IMAGE_TOKENS = 1500  # what Anthropic's reference gives for an image of the size it scales to
-_CANNOT = (404, 405, 501)  # the server has the API, but not this part of it
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -61,43 +59,30 @@ async def _count(services: Services, request: web.Request) -> tuple[int, bool]:
     caller = caller_of(services, request)
     fields = Fields(decode_object(await read_body(request, services.config.server.max_body)))
     wanted = read_request(fields, counting=True)
-    choice = services.router.choose(wanted.model)
-    may_use(caller, wanted.model)
-    driver, call = _call(services, choice, replace(wanted, model=choice.model), fields.data, request.headers)
-    found = await _asked(services, choice, driver, call) if call is not None else None
+    decision = decided(services, caller, wanted, request.headers)
+
+    def call(candidate: Candidate) -> Call:
+        return _call(services, candidate, replace(wanted, model=candidate.model), fields.data, request.headers)
+
+    found = await counted(services, decision, call)
     return (estimate(wanted), True) if found is None else (found, False)
 
 
 def _call(
-    services: Services, choice: Choice, wanted: ChatRequest, body: dict[str, Any], headers: Mapping[str, str]
-) -> tuple[Driver, HttpRequest | None]:
+    services: Services, candidate: Candidate, wanted: ChatRequest, body: dict[str, Any], headers: Mapping[str, str]
+) -> Call:
     """A backend with this very API gets the client's own body."""
-    driver = services.drivers[choice.backend]
+    driver = services.drivers[candidate.backend]
     protocol = services.protocols["anthropic"]
     same = driver.speaking(protocol.dialect)
     if same is None:
-        fitting, _dropped = fit(wanted, driver.expresses, choice.backend, driver.dialect)
+        fitting, _dropped = fit(wanted, driver.expresses, candidate.backend, driver.dialect)
         return driver, driver.count(fitting)
     call = same.count(wanted)
     if call is None:
         return same, None
-    call = replace(call, body=msgspec.json.encode({**body, "model": choice.model}))
+    call = replace(call, body=msgspec.json.encode({**body, "model": candidate.model}))
     return same, handed_on(call, headers, protocol)
-
-
-async def _asked(services: Services, choice: Choice, driver: Driver, call: HttpRequest) -> int | None:
-    """The backend's count; None when it turns out that it cannot count."""
-    status, headers, answer = await services.transports[choice.backend].fetch(call, _PATIENCE)
-    if status != 200:
-        error = driver.failure(status, headers, answer)
-        if status in _CANNOT and error.code is not ErrorCode.UNKNOWN_MODEL:
-            return None
-        raise error
-    try:
-        return driver.read_count(answer)
-    except ValueError:
-        text = f"backend {choice.backend!r} answered without a count"
-        raise BackendError(ErrorCode.UPSTREAM_FAILED, text) from None
 
 
 def estimate(request: ChatRequest) -> int:
@@ -122,7 +107,7 @@ def estimate(request: ChatRequest) -> int:
 def _refuse(services: Services, request: web.Request, error: BackendError, extra: dict[str, str]) -> web.Response:
     name = request_id()
     refusal = services.protocols["anthropic"].failure(error, name)
-    services.metrics.refused(error.code.wire)
+    services.metrics.refused(error.code.wire, limit_of(error))
     services.access_log.refused(
         code=error.code.wire,
         status=refusal.status,
@@ -131,4 +116,4 @@ def _refuse(services: Services, request: web.Request, error: BackendError, extra
         owner="",
         request_id=name,
     )
-    return refusal_response(refusal, name, extra)
+    return refusal_response(refusal, name, extra | limit_header(error))

@@ -16,6 +16,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import headers_of, mode_of
 from gateway.edge.guards import cors_headers
 from gateway.edge.health_handlers import answer
+from gateway.edge.last_word import LastWord, stream_end
 from gateway.edge.output import ClientOutput, StreamHead, begun
 from gateway.edge.services import Services, request_id
 from gateway.edge.wanted import kind_of, protocol_for
@@ -110,8 +111,8 @@ class Attach:
             if after is None:
                 last, header = headers.get("Last-Event-ID"), headers.get("X-Stream-After")
                 after = read_cursor(source.identity.id, last, header, query)
-            envelope = query.get("envelope") in ("1", "true")
-            return await self.read(request, source, chosen, after, envelope=envelope)
+            envelope, control = (query.get(name) in ("1", "true") for name in ("envelope", "control"))
+            return await self.read(request, source, chosen, after, envelope=envelope, control=control)
         except BackendError as error:
             return self.later(request, error)
 
@@ -132,9 +133,11 @@ class Attach:
         after: int,
         *,
         envelope: bool = False,
+        control: bool = False,
         extra: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
-        """Send the frames of a view behind the first `after` ones. `extra` headers may be added."""
+        """Send the frames of a view behind the first `after` ones. `control`: and, on SSE, how it ended. `extra`
+        headers may be added."""
         services = self._services
         self._check(source, protocol, after, envelope)
         pacer = services.pacers.of(mode_of(headers_of(request)))
@@ -142,7 +145,10 @@ class Attach:
         source.begun()
         view = make_view(source.driver, protocol, source.about)
         sse = protocol.framing == "sse"
-        skipping = Skipping(output, after, sse=sse, later=self._turns.later, envelope=envelope)
+        told = LastWord(output, lambda: stream_end(source, tail_of(source, protocol, services.pacer)))
+        skipping = Skipping(
+            told if control and sse else output, after, sse=sse, later=self._turns.later, envelope=envelope
+        )
         reader = Reader(source.transcript, view, skipping, pacer, polite=protocol.family == "native")
         output.on_drain, skipping.on_drain = skipping.drained, _on_drain(reader, source)
         changed = asyncio.Event()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from backends.transport import Transport
 from config.schema import Config
@@ -39,6 +39,7 @@ class Changing:
         self._level = logging.getLogger("headgate").level
         self._leaving: set[asyncio.Task[None]] = set()
         self._mode = services.config.streams.mode
+        self._resets: dict[str, int] = {}  # backend -> the version that closed its breaker here
 
     def apply(self, state: ControlState) -> None:
         """Put operators' settings into force. A stream that was being admitted meanwhile is looked at once more before
@@ -49,6 +50,13 @@ class Changing:
         if logging.getLogger("headgate").level != level:
             logging.getLogger("headgate").setLevel(level)
         kill(services.hub, services.limiter.tickets, state.killed)
+        self._close_breakers(state.resets)
+
+    def _close_breakers(self, resets: Mapping[str, int]) -> None:
+        for backend, version in resets.items():
+            if version > self._resets.get(backend, 0):
+                self._resets[backend] = version
+                self._services.upstreams.reset(backend)
 
     def _set_mode(self, mode: str) -> None:
         if mode != self._mode:

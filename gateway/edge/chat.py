@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.access.keys import Caller
-from gateway.access.limits import limit_header
+from gateway.access.limits import limit_header, limit_of
 from gateway.edge.admission import Admitted, admit, caller_of, give_back
 from gateway.edge.guards import check_target, cors_headers, read_body
 from gateway.edge.output import ClientOutput, StreamHead, begun
@@ -114,6 +114,7 @@ class Chat:
         view = make_view(admitted.plan.driver, protocol, admitted.about)
         pacer = services.pacers.of(admitted.mode)
         reader = Reader(producer.shown, view, output, pacer, polite=protocol.family == "native")
+        reader.wired = output
         output.on_drain = _on_drain(reader, producer)
         producer.attach(reader)
         try:
@@ -124,6 +125,7 @@ class Chat:
                 await give_back(services, request, admitted.identity)
                 return self._refuse(request, protocol, early, admitted.identity.owner, admitted, producer)
             head = self._head(request, protocol, admitted, producer)
+            producer.heard = True
             if not await begun(head, request):
                 return head
             services.outputs.add(output)
@@ -180,6 +182,8 @@ class Chat:
         cut = producer.stream.state is not State.COMPLETED and not ending.partial
         if error is None and cut and protocol.family != "native":
             error = BackendError(ErrorCode.CANCELLED, producer.stream.reason)
+        if reader.fault:
+            error = BackendError(ErrorCode.INTERNAL, "the gateway failed; its log says more")
         if error is not None:
             await give_back(self._services, request, admitted.identity)
             return self._refuse(request, protocol, error, admitted.identity.owner, admitted, producer)
@@ -200,6 +204,7 @@ class Chat:
         self, request: web.Request, protocol: ClientProtocol, admitted: Admitted, producer: Producer
     ) -> web.Response:
         """The client comes back for the answer: the stream runs without a reader."""
+        producer.heard = True
         producer.start()
         headers = {**SAFE, **_names(admitted), **cors_headers(self._services.config.server.cors, request.headers)}
         return web.Response(body=protocol.pending(admitted.about), headers=headers, content_type="application/json")
@@ -218,7 +223,7 @@ class Chat:
         name = request_id()
         refusal = protocol.failure(error, name)
         services = self._services
-        services.metrics.refused(error.code.wire)
+        services.metrics.refused(error.code.wire, limit_of(error))
         services.access_log.refused(
             code=error.code.wire,
             status=refusal.status,

@@ -1,13 +1,15 @@
 """`POST /v1/embeddings` as OpenAI's clients ask it, and the call behind it for the other protocols' embedding paths.
 
 A backend of OpenAI's kind gets the client's body but for the model's name, and its answer passes untouched; any other
-is asked in its own words and answered in OpenAI's shape. Source: the OpenAI API reference, "Create embeddings".
+is asked in its own words and answered in OpenAI's shape. A backend that fails is followed by the route's next one.
+Source: the OpenAI API reference, "Create embeddings".
 """
 
 from __future__ import annotations
 
 import base64
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,20 +18,26 @@ from aiohttp import web
 from backends.base import Driver, HttpRequest
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Usage
-from gateway.access.keys import Caller, may_use
-from gateway.access.limits import limit_header
+from backends.contract.request import ChatRequest
+from gateway.access.keys import Caller
+from gateway.access.limits import limit_header, limit_of
 from gateway.edge.admission import caller_of
+from gateway.edge.asides import decided, within_rates
 from gateway.edge.guards import check_target, cors_headers, read_body
-from gateway.edge.permission import aside
+from gateway.edge.planning import world_of
 from gateway.edge.refusals import refusal_response
 from gateway.edge.services import Services, request_id
 from gateway.protocols.parsing import Fields, decode_object, invalid
+from gateway.routing.asides import ask_aside
+from gateway.routing.policies import Candidate
 from gateway.routing.router import Choice
 
 PATH = "/v1/embeddings"
 ANSWER_LIMIT = 64 << 20  # bytes: thousands of vectors of thousands of numbers, as text
 _ERROR_LIMIT = 64 * 1024
 _CHARS_PER_TOKEN = 4
+_NONE: Mapping[str, str] = {}
+_Said = bytes | tuple[list[list[float]], Usage]  # as the backend said it, or read
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -51,16 +59,15 @@ def routes(services: Services) -> list[web.RouteDef]:
 
 
 async def embed(
-    services: Services, caller: Caller, body: dict[str, Any], model: str
+    services: Services, caller: Caller, body: dict[str, Any], model: str, headers: Mapping[str, str] = _NONE
 ) -> tuple[list[list[float]], Usage, Choice]:
     """The vectors of an OpenAI-shaped body (`input`, `dimensions`, ...), in order; their usage; where they come from.
 
-    Raises BackendError: the model is unknown or not the caller's, its backend cannot embed, or it failed.
+    Raises BackendError: the model is unknown or not the caller's, its backends cannot embed, or failed.
     """
-    choice, driver = _chosen(services, caller, model)
-    answer = await _ask(services, caller, choice, driver, {**body, "encoding_format": "float"})
-    vectors, usage = _read(driver, answer, _amount(body["input"]))
-    return vectors, usage, choice
+    said, choice = await _vectors(services, caller, body, model, headers, raw=False)
+    assert not isinstance(said, bytes)
+    return *said, choice
 
 
 async def _serve(services: Services, request: web.Request) -> tuple[bytes, dict[str, str]]:
@@ -69,14 +76,41 @@ async def _serve(services: Services, request: web.Request) -> tuple[bytes, dict[
     caller = caller_of(services, request)
     body = decode_object(await read_body(request, services.config.server.max_body))
     model, encoding = _checked(Fields(body))
-    choice, driver = _chosen(services, caller, model)
-    if driver.dialect == "openai":
-        return await _ask(services, caller, choice, driver, body), {}
-    answer = await _ask(services, caller, choice, driver, {**body, "encoding_format": "float"})
-    vectors, usage = _read(driver, answer, _amount(body["input"]))
+    said, _choice = await _vectors(services, caller, body, model, request.headers, raw=True)
+    if isinstance(said, bytes):
+        return said, {}
+    vectors, usage = said
     if usage.prompt:
         return _shaped(model, vectors, usage, encoding), {}
     return _shaped(model, vectors, _estimated(body["input"]), encoding), {"X-Headgate-Estimated": "true"}
+
+
+async def _vectors(
+    services: Services, caller: Caller, body: dict[str, Any], model: str, headers: Mapping[str, str], *, raw: bool
+) -> tuple[_Said, Choice]:
+    """What the route's first backend answers that can; `raw`: one of OpenAI's kind, as it said it."""
+    if services.draining:
+        raise BackendError(ErrorCode.SHED, "this gateway node is shutting down; try again", retry_after=1)
+    user = body.get("user")
+    request = ChatRequest(model=model, messages=(), user=user if isinstance(user, str) else "")
+    decision = decided(services, caller, request, headers)
+
+    def prepare(candidate: Candidate) -> HttpRequest:
+        driver = services.drivers[candidate.backend]
+        plain = raw and driver.dialect == "openai"
+        return _request(candidate, driver, body if plain else {**body, "encoding_format": "float"})
+
+    async def ask(candidate: Candidate, call: HttpRequest) -> tuple[_Said, Choice]:
+        driver, choice = services.drivers[candidate.backend], Choice(candidate.backend, candidate.model, decision.route)
+        answer = await _asked(services, driver, call)
+        if raw and driver.dialect == "openai":
+            return answer, choice
+        return _read(driver, answer, _amount(body["input"])), choice
+
+    size = _size(body["input"])
+    async with within_rates(services, caller, request, headers, decision, size):
+        tokens = -(-size // _CHARS_PER_TOKEN)
+        return await ask_aside(decision, world_of(services), prepare, ask, whole=True, tokens=tokens)
 
 
 def _checked(fields: Fields) -> tuple[str, str]:
@@ -92,42 +126,39 @@ def _checked(fields: Fields) -> tuple[str, str]:
     return model, encoding
 
 
-def _chosen(services: Services, caller: Caller, model: str) -> tuple[Choice, Driver]:
-    if services.draining:
-        raise BackendError(ErrorCode.SHED, "this gateway node is shutting down; try again", retry_after=1)
-    choice = services.router.choose(model)
-    may_use(caller, model or choice.model)
-    return choice, services.drivers[choice.backend]
-
-
-async def _ask(services: Services, caller: Caller, choice: Choice, driver: Driver, body: dict[str, Any]) -> bytes:
+async def _asked(services: Services, driver: Driver, request: HttpRequest) -> bytes:
     """The backend's answer, whole; refusals become errors, as everywhere."""
-    request = _request(choice, driver, body)
     wait = float(services.config.streams.total_timeout)
-    transport = services.transports[choice.backend]
-    async with aside(services, caller, choice, len(request.body or b"")):
-        status, headers, answer = await transport.fetch(request, wait, ANSWER_LIMIT)
+    status, headers, answer = await services.transports[driver.name].fetch(request, wait, ANSWER_LIMIT)
     if status != 200:
         raise driver.failure(status, headers, answer[:_ERROR_LIMIT])
     return answer
 
 
-def _request(choice: Choice, driver: Driver, body: dict[str, Any]) -> HttpRequest:
+def _request(candidate: Candidate, driver: Driver, body: dict[str, Any]) -> HttpRequest:
+    """Raises BackendError INVALID_REQUEST: this backend cannot be asked this."""
     if driver.dialect != "openai" and not _is_text(body.get("input")):
         raise BackendError(
             ErrorCode.INVALID_REQUEST,
-            f"input: backend {choice.backend!r} embeds a string or an array of strings, not tokens",
+            f"input: backend {candidate.backend!r} embeds a string or an array of strings, not tokens",
             param="input",
         )
-    request = driver.embed(body, choice.model)
+    request = driver.embed(body, candidate.model)
     if request is None:
-        text = f"backend {choice.backend!r} cannot make embeddings; choose a model on another backend"
+        text = f"backend {candidate.backend!r} cannot make embeddings; choose a model on another backend"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="model")
     return request
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+
+
+def _size(wanted: Any) -> int:
+    """Characters of an `input`, about; a number in it is a token, of about four."""
+    if isinstance(wanted, str):
+        return len(wanted)
+    return sum(map(_size, wanted)) if isinstance(wanted, list) else _CHARS_PER_TOKEN
 
 
 def _amount(wanted: Any) -> int:
@@ -171,7 +202,7 @@ def _packed(vector: list[float]) -> str:
 def _refuse(services: Services, request: web.Request, error: BackendError, extra: dict[str, str]) -> web.Response:
     name = request_id()
     refusal = services.protocols["openai"].failure(error, name)
-    services.metrics.refused(error.code.wire)
+    services.metrics.refused(error.code.wire, limit_of(error))
     services.access_log.refused(
         code=error.code.wire,
         status=refusal.status,

@@ -16,9 +16,9 @@ from backends.base import Driver, HttpRequest
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.fit import fit
 from backends.contract.request import ChatRequest
-from gateway.access.keys import may_use
 from gateway.edge.admission import caller_of
 from gateway.edge.anthropic_api import estimate
+from gateway.edge.asides import Call, counted, decided
 from gateway.edge.chat import Chat
 from gateway.edge.embeddings import embed
 from gateway.edge.families import prefix_of
@@ -30,10 +30,7 @@ from gateway.protocols.google_request import read_request
 from gateway.protocols.google_turns import camelled, inner, texts_of
 from gateway.protocols.parsing import Fields, decode_object, invalid
 from gateway.routing.models import ModelList
-from gateway.routing.router import Choice
-
-_PATIENCE = 30.0  # seconds a backend may take to count
-_CANNOT = (404, 405, 501)  # the server has the API, but not this part of it
+from gateway.routing.policies import Candidate
 
 
 def routes(services: Services, chat: Chat, models: ModelList) -> list[web.RouteDef]:
@@ -78,30 +75,16 @@ class GoogleApi:
         wrapped = body.object("generateContentRequest")
         said = body.data if wrapped is None else wrapped
         wanted = read_request(said, _model(request))
-        choice = services.router.choose(wanted.model)
-        may_use(caller, wanted.model)
-        found = await self._counted(wanted, choice, said)
+        decision = decided(services, caller, wanted, request.headers)
+
+        def call(candidate: Candidate) -> Call:
+            driver = services.drivers[candidate.backend]
+            return driver, _call(driver, replace(wanted, model=candidate.model), said)
+
+        found = await counted(services, decision, call)
         if found is None:
             return answer({"totalTokens": estimate(wanted)}, extra={"X-Headgate-Estimated": "true"})
         return answer({"totalTokens": found})
-
-    async def _counted(self, wanted: ChatRequest, choice: Choice, said: dict[str, Any]) -> int | None:
-        """The backend's own count; None when it cannot count."""
-        driver = self._services.drivers[choice.backend]
-        call = _call(driver, replace(wanted, model=choice.model), said)
-        if call is None:
-            return None
-        status, headers, found = await self._services.transports[choice.backend].fetch(call, _PATIENCE)
-        if status != 200:
-            error = driver.failure(status, headers, found)
-            if status in _CANNOT and error.code is not ErrorCode.UNKNOWN_MODEL:
-                return None
-            raise error
-        try:
-            return driver.read_count(found)
-        except ValueError:
-            text = f"backend {choice.backend!r} answered without a count"
-            raise BackendError(ErrorCode.UPSTREAM_FAILED, text) from None
 
     async def embed_one(self, request: web.Request) -> web.Response:
         """`:embedContent`: one content, one vector."""
@@ -127,7 +110,7 @@ class GoogleApi:
         size = items[0][0].integer("outputDimensionality", low=1)
         if size is not None:
             body["dimensions"] = size
-        vectors, _usage, _choice = await embed(self._services, caller, body, _model(request))
+        vectors, _usage, _choice = await embed(self._services, caller, body, _model(request), request.headers)
         left = sorted({name for fields, _ in items for name in ("taskType", "title") if fields.data.get(name)})
         return vectors, {"X-Headgate-Dropped": ", ".join(left)} if left else {}
 

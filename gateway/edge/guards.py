@@ -83,13 +83,18 @@ def _too_large(limit: int) -> BackendError:
 
 
 async def expecting(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], refuse: Refuse
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], refuse: Refuse, limit: int
 ) -> web.StreamResponse:
-    """A request with an Expect header: `100-continue` is aiohttp's to answer; 417 to all else (RFC 9110, 10.1.1)."""
+    """A request with an Expect header: `100-continue` is aiohttp's to answer, unless the body that waits is one to
+    refuse; 417 to all else (RFC 9110, 10.1.1)."""
     if request.headers["Expect"].lower() == "100-continue":
-        return await handler(request)
-    answer = refuse(request, BackendError(ErrorCode.INVALID_REQUEST, "no Expect but 100-continue is understood here"))
-    answer.set_status(417)
+        if (request.content_length or 0) <= limit:
+            return await handler(request)
+        answer = refuse(request, _too_large(limit))
+    else:
+        text = "no Expect but 100-continue is understood here"
+        answer = refuse(request, BackendError(ErrorCode.INVALID_REQUEST, text))
+        answer.set_status(417)
     answer.force_close()  # whether a body follows is anyone's guess
     return answer
 

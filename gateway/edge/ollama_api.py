@@ -133,7 +133,7 @@ class OllamaApi:
             return [], 0
         names = ("dimensions", "truncate", "options") if self._embeds_natively(model) else ("dimensions",)
         more = {name: fields.data[name] for name in names if fields.data.get(name) is not None}
-        vectors, usage, _choice = await embed(self._services, caller, {"input": texts, **more}, model)
+        vectors, usage, _choice = await embed(self._services, caller, {"input": texts, **more}, model, request.headers)
         return vectors, usage.prompt
 
     def _embeds_natively(self, model: str) -> bool:

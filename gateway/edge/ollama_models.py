@@ -7,8 +7,6 @@ Ollama server behind the gateway, or stay empty.
 from __future__ import annotations
 
 import asyncio
-import re
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import msgspec
@@ -24,8 +22,10 @@ from gateway.edge.health_handlers import answer
 from gateway.edge.models_api import visible
 from gateway.edge.services import Services
 from gateway.protocols.parsing import Fields, decode_object, invalid
+from gateway.routing.asides import ask_small
 from gateway.routing.models import ModelList
 
+_SPOKEN = "0.13.0"  # it thinks (0.9), counts log probabilities (0.12.11); GitHub Copilot asks for 0.6.4 or later
 _PATIENCE = 3.0  # seconds an Ollama server may take to answer
 _NEVER = "1970-01-01T00:00:00Z"
 _DETAILS: dict[str, Any] = {
@@ -80,8 +80,8 @@ class OllamaModels:
         return answer({"models": [_process(name, row) for name, row in found.items()]})
 
     async def version(self, _request: web.Request) -> web.Response:
-        """The gateway's own version, as MAJOR.MINOR.PATCH."""
-        return answer({"version": _version()})
+        """The version of Ollama whose API this is: clients turn away from servers that are too old for them."""
+        return answer({"version": _SPOKEN})
 
     async def _visible(self, request: web.Request) -> dict[str, str]:
         caller = caller_of(self._services, request)
@@ -102,7 +102,9 @@ class OllamaModels:
 
     async def _ask(self, driver: Driver, call: HttpRequest) -> dict[str, Any]:
         """The JSON object a server answers with. Raises BackendError."""
-        status, headers, body = await self._services.transports[driver.name].fetch(call, _PATIENCE)
+        services = self._services
+        transport = services.transports[driver.name]
+        status, headers, body = await ask_small(services.upstreams, transport, driver.name, call, _PATIENCE)
         if status != 200:
             raise driver.failure(status, headers, body)
         try:
@@ -133,11 +135,3 @@ def _shown(driver: Driver) -> dict[str, Any]:
         "capabilities": ["completion", *able],
         "modified_at": _NEVER,
     }
-
-
-def _version() -> str:
-    try:
-        found = re.match(r"\d+\.\d+\.\d+", version("headgate"))
-    except PackageNotFoundError:  # run from its sources
-        return "0.0.0"
-    return found[0] if found else "0.0.0"

@@ -49,6 +49,7 @@ class ClientOutput:
         "blocked",
         "on_drain",
         "stuck",
+        "wire",
     )
 
     def __init__(self, keepalive: bytes, limits: Streams) -> None:
@@ -63,6 +64,7 @@ class ClientOutput:
         self._drainer: asyncio.Task[None] | None = None  # held: the loop itself holds tasks only weakly
         self._idle_since = 0.0
         self._chunked = True
+        self.wire: asyncio.Transport | None = None
 
     def open(self, request: web.Request) -> None:
         """The head is out: bytes may follow."""
@@ -73,6 +75,7 @@ class ClientOutput:
         self._protocol = request.protocol
         self._transport = transport
         self._chunked = request.version >= (1, 1)
+        self.wire = transport if self._chunked else None
         self._idle_since = asyncio.get_running_loop().time()
         self.blocked = self._protocol.writing_paused
         if self.blocked:
@@ -83,9 +86,13 @@ class ClientOutput:
         transport, protocol = self._transport, self._protocol
         if transport is None or protocol is None or transport.is_closing():
             return
-        self._idle_since = 0.0
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        if protocol.writing_paused and not self.blocked:
+        self.wrote()
+
+    def wrote(self) -> None:
+        """Chunks went out by the wire."""
+        self._idle_since = 0.0
+        if self._protocol is not None and self._protocol.writing_paused and not self.blocked:
             self.blocked = True
             self._wait()
 

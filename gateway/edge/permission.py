@@ -5,18 +5,17 @@ Law: nothing is taken here but by `take`, and what it took is given back by the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
-from backends.contract.request import ChatRequest
+from backends.contract.request import ChatRequest, OtherPart
 from gateway.access.keys import Caller
-from gateway.access.limits import Demand, Who, check_prompt, check_room, demand, estimate
+from gateway.access.limits import Who, check_prompt, check_room, counts_tokens, demand, estimate
 from gateway.control.flags import Subject
 from gateway.control.gate import Passed, check, paused_backends
-from gateway.edge.services import Services, request_id
+from gateway.edge.services import Services
 from gateway.protocols.base import Asked
 from gateway.routing.router import Choice, Decision
 from gateway.streams.names import stream_key
@@ -43,14 +42,22 @@ def check_open(services: Services, caller: Caller) -> None:
 def check_caps(services: Services, request: ChatRequest) -> None:
     """What one request may ask for. Raises BackendError INVALID_REQUEST."""
     access = services.config.access
-    if request.n > access.max_n or request.n < 1:
-        text = f"n must be between 1 and {access.max_n} (access.max_n)"
-        raise BackendError(ErrorCode.INVALID_REQUEST, text, param="n")
+    for name, answers in (("n", request.n), ("best_of", _best_of(request))):
+        if answers > access.max_n or answers < 1:
+            text = f"{name} must be between 1 and {access.max_n} (access.max_n)"
+            raise BackendError(ErrorCode.INVALID_REQUEST, text, param=name)
     if access.max_tokens and (request.max_tokens or 0) > access.max_tokens:
         text = f"max_tokens must be at most {access.max_tokens} (access.max_tokens)"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="max_tokens")
     if access.max_prompt:
         check_prompt(services.config, chars_of(request))
+
+
+def _best_of(request: ChatRequest) -> int:
+    """Answers a completion has made to be given the best of them: as much work as if all were given."""
+    content = request.messages[-1].content if request.messages else ""
+    others = () if isinstance(content, str) else (part for part in content if isinstance(part, OtherPart))
+    return max((part.raw for part in others if part.kind == "best_of"), default=1)
 
 
 def chars_of(request: ChatRequest) -> int:
@@ -89,7 +96,8 @@ async def take(
 ) -> None:
     """Every lease and rate the stream needs. Raises LimitReached; then nothing is held."""
     who = Who(identity.user_id, identity.workspace_id)
-    tokens = estimate(request, chars_of(request)) if caller.tpm or services.config.access.tpm else 0
+    counted = counts_tokens(services.config, caller, choice.route)
+    tokens = estimate(request, chars_of(request)) if counted else 0
     wanted = demand(services.config, caller, who, choice.route, tokens)
     key = stream_key(identity.id, identity.owner)
     await services.limiter.admit(key, wanted, route=choice.route.model, rolled=rolled)
@@ -104,17 +112,3 @@ def recheck(
     except BackendError:
         services.limiter.release(stream_key(identity.id, identity.owner), 0)
         raise
-
-
-@asynccontextmanager
-async def aside(services: Services, caller: Caller, choice: Choice, chars: int) -> AsyncIterator[None]:
-    """A call that is no stream (embeddings): rules and rates hold, limits of streams do not. Raises BackendError."""
-    asked = Asked(ChatRequest(model=choice.model, messages=()), stream=False, body={})
-    permit(services, {}, asked, caller, choice)
-    wanted = demand(services.config, caller, Who(), choice.route, -(-chars // 4))
-    key = request_id()
-    await services.limiter.admit(key, Demand((), wanted.rates, wanted.names, (), wanted.rank))
-    try:
-        yield
-    finally:
-        services.limiter.release(key, 0)

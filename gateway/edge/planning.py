@@ -11,6 +11,7 @@ from backends.base import HttpRequest
 from backends.contract.request import ChatRequest, Message
 from config.schema import OnDisconnect, Route
 from gateway.access.keys import Caller
+from gateway.access.limits import estimate
 from gateway.control.gate import paused_backends
 from gateway.edge.permission import attribute, chars_of, user_of
 from gateway.edge.services import Services
@@ -86,7 +87,9 @@ async def plan(
     def hand_on(call: HttpRequest) -> HttpRequest:
         return handed_on(call, headers, protocol)
 
-    ask = Ask(Wanted(request, protocol.name, protocol.dialect), asked.body, hand_on)
+    wanted = Wanted(request, protocol.name, protocol.dialect)
+    chars = chars_of(request)
+    ask = Ask(wanted, asked.body, hand_on, estimate(request, chars))
     spare = _spare(services, asked, caller, route, request)
     course = await begin(decision, ask, world_of(services), _PRIORITY[caller.priority], spare)
     leg = course.leg
@@ -95,7 +98,7 @@ async def plan(
         leg.request,
         services.config.streams,
         policy,
-        chars_of(request),
+        chars,
         course.dropped,
         asked.include_usage,
         course,

@@ -2,7 +2,8 @@
 its own.
 
 Law: an answer is told from the stream's transcript or not at all: one whose transcript is gone is never shown as
-complete and empty. Unknown and foreign ids answer the same 404.
+complete and empty. Unknown and foreign ids answer the same 404. Only what runs in the background can be cancelled here,
+as with OpenAI; `DELETE /api/streaming/{id}` ends any stream.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from gateway.streams.sources import Source
 from gateway.streams.stream import ID_PATTERN, Receipt, State
 
 _PROTOCOL = "openai_responses"
+_STOPPED = frozenset({State.CANCELLED.wire, State.CLIENT_GONE.wire})
 _RUNNING = {State.WAITING.wire: "queued", State.STREAMING.wire: "in_progress"}
+_CANCELLABLE = _STOPPED | _RUNNING.keys()
 
 
 def response_routes(services: Services, prefix: str) -> list[web.RouteDef]:
@@ -64,16 +67,32 @@ class ResponsesApi:
         return answer(await self._object(stream_id, owner, given))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """Stop it, wherever it runs. Idempotent: an ended answer is shown as it ended."""
+        """Stop one that runs in the background, wherever it runs. Idempotent: a cancelled one is shown again; any other
+        that has ended, and one whose client waits for it, cannot be cancelled (400)."""
         owner = caller_of(self._services, request).owner
         given = request.match_info["id"]
         stream_id = await self._stream_of(given, owner)
+        await self._check_cancel(stream_id, owner)
         result = await self._services.registry.cancel(
             stream_id, owner, by="client", reason="cancelled by POST /v1/responses/{id}/cancel"
         )
         if result.outcome == "unknown":
             raise _unknown()
         return answer(await self._object(stream_id, owner, given), 200 if result.outcome == "done" else 202)
+
+    async def _check_cancel(self, stream_id: str, owner: str) -> None:
+        """Raises INVALID_REQUEST. Where only its receipt or entry is known here, it may have been in the background."""
+        source = await self._services.sources.find(stream_id, owner)
+        if source is not None and not isinstance(source, Gone):
+            if source.about.echo.get("background") is not True:
+                text = "a response that is not in the background cannot be cancelled: close its connection"
+                raise BackendError(ErrorCode.INVALID_REQUEST, text)
+            state = source.state.wire
+        else:
+            found = await self._services.registry.find(stream_id, owner)
+            state = "" if found is None else found.state
+        if state and state not in _CANCELLABLE:
+            raise BackendError(ErrorCode.INVALID_REQUEST, f"this response has ended ({state}): it cannot be cancelled")
 
     async def delete(self, request: web.Request) -> web.Response:
         """Forget what it said; one that runs is stopped first. Who has its receipt may still see that it ended."""
@@ -217,7 +236,7 @@ def _of_entry(found: Entry | Receipt, about: About | None) -> dict[str, Any]:
         if found.state == State.COMPLETED.wire:
             text = "this response completed, but what it said is no longer kept"
             raise BackendError(ErrorCode.NOT_FOUND, text)
-        status = "cancelled" if found.state in (State.CANCELLED.wire, State.CLIENT_GONE.wire) else "failed"
+        status = "cancelled" if found.state in _STOPPED else "failed"
         error = {"code": "server_error", "message": found.error_message or found.reason}
         return words.response(about, status, [], error=None if status == "cancelled" else error)
     return words.response(about, _RUNNING.get(found.state, "in_progress"), [])

@@ -1,14 +1,17 @@
 """Requests that ask for a stream which exists already: a reconnecting EventSource, a repeated Idempotency-Key.
 
-Law: who comes back gets the stream it left; nothing is asked of a backend, and paid for, twice.
+Law: who comes back gets the stream it left; nothing is asked of a backend, and paid for, twice, on whichever nodes the
+requests arrive.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -18,6 +21,7 @@ from gateway.edge.attach import Attach
 from gateway.edge.guards import read_body
 from gateway.edge.services import Services
 from gateway.protocols.base import ClientProtocol
+from gateway.registry.base import Entry, Keyed
 from gateway.streams.archive import Gone
 from gateway.streams.cursor import read_cursor, split_event_id
 from gateway.streams.sources import Source
@@ -25,6 +29,8 @@ from gateway.streams.stream import ID_PATTERN, State
 
 MAX_KEYS = 10_000
 _LONGEST = 255
+_UNDECIDED = 10.0  # seconds a repeated request waits for another node to decide about the first one
+_AGAIN = 0.1
 _REPLAYED = {"X-Stream-Replayed": "true"}
 # Endings nobody wants again: the client had left, or the gateway gave it up.
 _LOST = frozenset({State.CLIENT_GONE, State.SHED, State.NODE_LOST})
@@ -33,14 +39,16 @@ _LOST = frozenset({State.CLIENT_GONE, State.SHED, State.NODE_LOST})
 class Held:
     """One Idempotency-Key: the request it came with, and the stream that answers it ("": none after all)."""
 
-    def __init__(self, digest: bytes, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, digest: str, loop: asyncio.AbstractEventLoop) -> None:
         self.digest = digest
         self.stream_id: asyncio.Future[str] = loop.create_future()
+        self.decided: Callable[[str], None] = lambda stream_id: None  # tells the other nodes
 
     def settle(self, stream_id: str) -> None:
         """The request has its stream, or was refused ("")."""
         if not self.stream_id.done():
             self.stream_id.set_result(stream_id)
+            self.decided(stream_id)
 
 
 class Returns:
@@ -88,22 +96,52 @@ class Returns:
             text = f"an Idempotency-Key has at most {_LONGEST} characters"
             raise BackendError(ErrorCode.INVALID_REQUEST, text, param="Idempotency-Key")
         body = await read_body(request, self._services.config.server.max_body)
-        digest = hashlib.sha256(f"{protocol.name} {sorted(params.items())} ".encode() + body).digest()
+        digest = hashlib.sha256(f"{protocol.name} {sorted(params.items())} ".encode() + body).hexdigest()
         name = (owner, key)
         while (held := self._keys.get(name)) is not None:
-            if held.digest != digest:
-                text = "this Idempotency-Key came with another request before"
-                raise BackendError(ErrorCode.KEY_REUSED, text, param="Idempotency-Key")
-            stream_id = await asyncio.shield(held.stream_id)
-            found = await self._services.sources.find(stream_id, owner) if stream_id else None
-            if found is not None and not isinstance(found, Gone) and _worth(found):
+            _same(held.digest, digest)
+            found = await self._answer(await asyncio.shield(held.stream_id), owner)
+            if found is not None:
                 return found
             if self._keys.get(name) is held:
                 del self._keys[name]
         held = self._keys[name] = Held(digest, self._services.loop)
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
-        return held
+        try:
+            found = await self._elsewhere(owner, key, held)
+        except BaseException:
+            held.settle("")
+            raise
+        if found is not None:
+            held.settle(found.identity.id)
+        return found or held
+
+    async def _answer(self, stream_id: str, owner: str) -> Source | None:
+        """The stream a key stands for, if a repeated request should get it."""
+        found = await self._services.sources.find(stream_id, owner) if stream_id else None
+        return found if found is not None and not isinstance(found, Gone) and _worth(found) else None
+
+    async def _elsewhere(self, owner: str, key: str, held: Held) -> Source | None:
+        """What the key stands for on another node; None: nothing, and it is this request's now on all of them."""
+        registry, loop = self._services.registry, self._services.loop
+        mine, instead = Keyed(held.digest, secrets.token_hex(8)), None
+        until = loop.time() + _UNDECIDED
+        while (there := await registry.take_key(owner, key, mine, instead)) is not None:
+            if there.stream_id:
+                _same(there.digest, held.digest)
+                found = await self._answer(there.stream_id, owner)
+                if found is not None:
+                    return found
+                if not isinstance(await registry.find(there.stream_id, owner), Entry):
+                    instead = there  # of no use to anybody any more
+                    continue
+            if loop.time() >= until:
+                text = "an earlier request with this Idempotency-Key is still being answered on another node"
+                raise BackendError(ErrorCode.CONFLICT, text, retry_after=1)
+            await asyncio.sleep(_AGAIN)
+        held.decided = partial(registry.keep_key, owner, key, mine)
+        return None
 
     def later(self, request: web.Request, error: BackendError) -> web.Response | None:
         """What a browser's EventSource is told when the stream it comes back for cannot be looked for now; None for
@@ -127,6 +165,13 @@ class Returns:
             if not protocol.parse(body, params).stream:
                 return await self._attach.whole(request, protocol, source, extra)
         return await self._attach.read(request, source, protocol, after, extra=extra)
+
+
+def _same(digest: str, other: str) -> None:
+    """Raises KEY_REUSED."""
+    if digest != other:
+        text = "this Idempotency-Key came with another request before"
+        raise BackendError(ErrorCode.KEY_REUSED, text, param="Idempotency-Key")
 
 
 def _worth(source: Source) -> bool:

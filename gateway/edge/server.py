@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Cors, Server
+from gateway.access.limits import limit_header, limit_of
 from gateway.edge.anthropic_api import routes as count_routes
 from gateway.edge.chat import Chat
 from gateway.edge.clients import client_routes
@@ -66,11 +67,16 @@ class PublicRunner(web.AppRunner):
 
         def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
             if "Expect" in request.headers:
-                return expecting(request, ordinary, self._refuse)
+                return expecting(request, ordinary, self._refuse, self._limits.max_body)
             handler = table.get((request.method, request.raw_path))
             return handler(request) if handler is not None else ordinary(request)
 
         return PublicServer(server, dispatch, self._refuse, self._limits)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anybody is connected."""
+        return isinstance(self.server, PublicServer) and bool(self.server.connections)
 
     def closing(self) -> None:
         """From now on each answer that begins is the last one of its connection."""
@@ -212,8 +218,8 @@ def _refused(services: Services, request: web.BaseRequest, error: BackendError) 
     family = family_of(request.raw_path, request.headers, services.config.server.prefixes)
     protocol = _speaker(services, family) or _speaker(services, NATIVE)
     name = request_id()
-    services.metrics.refused(error.code.wire)
-    extra = cors_headers(services.config.server.cors, request.headers)
+    services.metrics.refused(error.code.wire, limit_of(error))
+    extra = cors_headers(services.config.server.cors, request.headers) | limit_header(error)
     if protocol is None:
         return answer(native_error(error, name), error.code.status, {**extra, "X-Request-Id": name})
     return refusal_response(protocol.failure(error, name), name, extra)

@@ -21,7 +21,7 @@ from gateway.protocols.base import ClientProtocol
 from gateway.registry.base import Registry
 from gateway.registry.sharing import Sharing
 from gateway.routing.router import Router
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 from gateway.streams.answers import Answers
 from gateway.streams.hub import Hub
 from gateway.streams.pacer import Pacer, Pacers

@@ -16,6 +16,7 @@ from gateway.edge.health_handlers import answer
 from gateway.edge.services import Services
 from gateway.edge.shown import listed, shown
 from gateway.edge.wanted import wants_stream
+from gateway.registry.base import Entry
 from gateway.streams.stream import ID_PATTERN, Receipt
 
 _ID = "{id:(?!(?:active|chat|generate|statistics)$)[^/]+}"  # these names are paths of their own, never ids
@@ -68,8 +69,11 @@ class StreamsApi:
         if not ID_PATTERN.fullmatch(stream_id):
             raise unknown_stream()
         if request.method == "GET" and wants_stream(request):
+            if await services.sources.forgotten(stream_id, owner):
+                raise unknown_stream()
             return await self._attach.stream(request, stream_id, owner)
         found = await self._services.registry.find(stream_id, owner)
+        await self._check_kept(found, stream_id, owner)
         if found is None:
             return await self._attach.remains(stream_id, owner)
         if request.method == "HEAD":
@@ -87,7 +91,13 @@ class StreamsApi:
         result = await self._services.registry.cancel(stream_id, owner, by="client", reason="cancelled by DELETE")
         if result.outcome == "unknown":
             raise unknown_stream()
+        await self._check_kept(result.receipt, stream_id, owner)
         body: dict[str, Any] = {"streamId": stream_id, "state": result.state}
         if result.receipt is not None:
             body["receipt"] = msgspec.to_builtins(result.receipt)
         return answer(body, 200 if result.outcome == "done" else 202)
+
+    async def _check_kept(self, found: Entry | Receipt | None, stream_id: str, owner: str) -> None:
+        """An ended stream that its owner has deleted is as unknown as one that never was. Raises NOT_FOUND."""
+        if not isinstance(found, Entry) and await self._services.sources.forgotten(stream_id, owner):
+            raise unknown_stream()

@@ -11,6 +11,8 @@ import logging
 import queue
 import re
 import sys
+import threading
+import time
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any, TextIO
 
@@ -20,6 +22,7 @@ from structlog.typing import EventDict, Processor
 from config.schema import Observe
 
 QUEUE = 10_000
+_PATIENCE = 2.0  # seconds the last lines may take
 _FIELDS = re.compile(
     r"(?i)^(x[-_])?(goog[-_])?(proxy[-_])?"
     r"(authorization|api[-_]?key|token|secret|password|cookie|set[-_]cookie)$"
@@ -71,8 +74,17 @@ class _Listener(QueueListener):
         super().__init__(lines, sink)
         self._room: queue.Queue[Any] = lines
 
-    def enqueue_sentinel(self) -> None:
-        self._room.put(None)
+    def stop_within(self, seconds: float) -> bool:
+        """Whether all was written, and the thread has ended."""
+        until = time.monotonic() + seconds
+        try:
+            self._room.put(None, timeout=seconds)
+        except queue.Full:
+            return False
+        thread: threading.Thread | None = self._thread
+        if thread is not None:
+            thread.join(max(0.0, until - time.monotonic()))
+        return thread is None or not thread.is_alive()
 
 
 class Logs:
@@ -100,14 +112,15 @@ class Logs:
         """Lines dropped since the start because the writer was too slow."""
         return self._handler.dropped
 
-    def close(self) -> None:
-        """Write what is queued and stop the thread. Idempotent; may wait for the terminal or file."""
+    def close(self) -> bool:
+        """Write what is queued and stop the thread; idempotent. False: whoever reads the lines has stopped reading, and
+        the thread still waits for him (the interpreter would, too, at its end)."""
         if not self._open:
-            return
+            return True
         self._open = False
         self._root.removeHandler(self._handler)
         self._root.setLevel(self._before)
-        self._listener.stop()
+        return self._listener.stop_within(_PATIENCE)
 
 
 def get_logger(name: str = "headgate", **fields: Any) -> Any:

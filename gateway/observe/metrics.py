@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from gateway.observe.naming import MAX_LENGTH, OTHER, Naming, clean
+from gateway.observe.sampled import Figure, Sampled
 from gateway.streams.stream import Identity, Receipt, Try
 
 ACTIVE = ("headgate_streams_active", "Running streams.")
@@ -64,8 +65,18 @@ class NullMetrics:
     def finished(self, receipt: Receipt) -> None:
         """A stream reached its terminal state. Idempotent for the active gauge."""
 
-    def refused(self, code: str) -> None:
-        """A request was refused before it became a stream; `code` is the error's wire code."""
+    def refused(self, code: str, limit: str = "") -> None:
+        """A request was refused before it became a stream; `code` is the error's wire code, `limit` the name of the
+        limit that refused."""
+
+    def changed(self, action: str) -> None:
+        """An operator, or the rollout's own brake, changed the settings at this worker."""
+
+    def reloaded(self, *, good: bool) -> None:
+        """gateway.yaml was read again; `good`: it can be used."""
+
+    def watch(self, figures: Iterable[Figure]) -> None:
+        """Ask for these, too, whenever somebody looks. Once."""
 
     def upstream_error(self, backend: str, code: str) -> None:
         """An attempt failed and was tried elsewhere (the last attempt's failure is counted by `finished`)."""
@@ -98,7 +109,7 @@ class Metrics(NullMetrics):
         self.registry = CollectorRegistry(auto_describe=True)
         self._open: dict[tuple[str, str], str] = {}  # id and owner -> backend
         self._model, self._route, self._backend = Bounded(), Bounded(), Bounded()
-        self._code, self._protocol = Bounded(), Bounded()
+        self._code, self._protocol, self._limit = Bounded(), Bounded(), Bounded()
         self._counters()
         self._histograms()
         self._asked = registry_degraded, loop_lag
@@ -123,6 +134,11 @@ class Metrics(NullMetrics):
         self._upstream = counter("upstream_errors", "Failures of backends.", "backend", "code")
         self._requests = counter("http_requests", "HTTP requests answered.", "route", "status")
         self._refused = counter("refused", "Requests refused before they became a stream.", "code")
+        self._limited = counter("limit_refused", "Requests refused by a limit, by its name.", "limit")
+        self._changes = counter("control_changes", "Changes of the operators' settings made here.", "action")
+        self._reloads = counter("reloads", "Times gateway.yaml was read again: ok, failed.", "outcome")
+        for outcome in ("ok", "failed"):
+            self._reloads.labels(outcome)
         self._attempts = counter("attempts", "Attempts at backends, by kind and outcome.", "backend", "kind", "outcome")
         self._instead = counter(
             "degraded", "Answers given in place of whole ones: cached, message, partial.", "kind", "model"
@@ -178,8 +194,19 @@ class Metrics(NullMetrics):
             if tokens > 0:
                 self._tokens.labels(kind, backend, model).inc(tokens)
 
-    def refused(self, code: str) -> None:
+    def refused(self, code: str, limit: str = "") -> None:
         self._refused.labels(self._code(code)).inc()
+        if limit:
+            self._limited.labels(self._limit(limit)).inc()
+
+    def changed(self, action: str) -> None:
+        self._changes.labels(action).inc()
+
+    def reloaded(self, *, good: bool) -> None:
+        self._reloads.labels("ok" if good else "failed").inc()
+
+    def watch(self, figures: Iterable[Figure]) -> None:
+        self.registry.register(Sampled(figures))
 
     def upstream_error(self, backend: str, code: str) -> None:
         self._upstream.labels(self._backend(backend), self._code(code)).inc()

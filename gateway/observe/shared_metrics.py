@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from gateway.observe.metrics import ACTIVE, BREAKER, CONTENT_TYPE, DEGRADED, LAG, Metrics
+from gateway.observe.sampled import Copied, Figure
 from gateway.streams.stream import Identity, Receipt
 
 _EVERY = 1.0  # seconds between looks at what is true now
@@ -43,6 +44,7 @@ class SharedMetrics(Metrics):
         self._folder = str(folder)
         self._is_degraded, self._is_late = degraded, lag
         self._timer: asyncio.TimerHandle | None = None
+        self._copied: list[Copied] = []
         super().__init__()
 
     def _now(self) -> None:
@@ -74,7 +76,12 @@ class SharedMetrics(Metrics):
         if backend is not None:
             self._active.labels(self._backend(backend)).dec()
 
+    def watch(self, figures: Iterable[Figure]) -> None:
+        self._copied.append(Copied(figures, self.registry))
+
     def _sample(self) -> None:
+        for copied in self._copied:
+            copied.copy()
         for name, figure in self.breakers().items():
             self._breaker.labels(name).set(figure)
             self._active.labels(self._backend(name))

@@ -60,6 +60,15 @@ class Taken(Struct, frozen=True):
     shared: bool = True
 
 
+class Keyed(Struct, frozen=True):
+    """What an Idempotency-Key stands for: the digest of the request it came with, who took it, and the stream that
+    answers it ("": not decided yet)."""
+
+    digest: str
+    token: str
+    stream_id: str = ""
+
+
 # Stops a stream of this node: (stream id, owner, by, reason) -> its receipt, or None when it is not running here.
 LocalStop = Callable[[str, str, str, str], Receipt | None]
 # The running streams of this node, made anew at each call (the registry asks; nobody pushes per token).
@@ -133,6 +142,22 @@ class Registry(ABC):
     @abstractmethod
     async def unclaim(self, stream_id: str, owner: str) -> None:
         """Give a granted claim back, at once and on all nodes: its stream was refused and may be asked for again."""
+
+    async def buried(self, stream_id: str, owner: str) -> str:
+        """The state in which a stream ended that no node has any more; "": it never was, or nobody remembers, or they
+        cannot be asked now."""
+        return ""
+
+    def unbury(self, stream_id: str, owner: str) -> None:  # noqa: B027 - who has one node remembers by itself
+        """Forget that it was."""
+
+    async def take_key(self, owner: str, key: str, mine: Keyed, instead: Keyed | None = None) -> Keyed | None:
+        """Take an owner's Idempotency-Key; what it stands for already, unless that is `instead`; None: it is taken now,
+        or there are no other nodes (or none in sight) that might have it."""
+        return None
+
+    def keep_key(self, owner: str, key: str, mine: Keyed, stream_id: str) -> None:  # noqa: B027 - others have none
+        """The stream of a key that was taken; "": it is free again."""
 
     @abstractmethod
     async def claim_probe(self, backend: str, seconds: float) -> bool:

@@ -11,6 +11,7 @@ class Elsewhere:
     cursor = 0
     sent = 0
     live = True
+    wired = None  # no socket here leads to them
 
     def push(self) -> None:
         """They read the shared copy."""

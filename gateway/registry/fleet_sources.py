@@ -62,7 +62,8 @@ class FleetSources(Sources):
             if isinstance(found, Receipt) and (clock() - began >= _JUST_NOW or not self._recent(found.ended_at)):
                 return Gone(found.state)
             if found is None and (clock() - began >= _JUST_NOW or not await self._just_begun(stream_id, owner)):
-                return None
+                state = await self._registry.buried(stream_id, owner)
+                return Gone(state) if state else None
             if clock() - began >= _PATIENCE:
                 text = "this stream runs on another node, which has not shared it yet"
                 raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=1)
@@ -113,6 +114,7 @@ class FleetSources(Sources):
     async def forget(self, stream_id: str, owner: str) -> None:
         """Its shared copy goes first: where that fails, the client tries again."""
         await _unless_away(self._reading.forget(stream_key(stream_id, owner)))
+        self._registry.unbury(stream_id, owner)
         await self._local.forget(stream_id, owner)
 
     async def forgotten(self, stream_id: str, owner: str) -> bool:

@@ -1,13 +1,15 @@
 """Streams of a node that is gone, as another node takes them over: fence the node, read what there is, claim it.
 
 Law: one node wins a claim, by the log itself; whoever loses leaves the stream alone. A claimed stream has no receipt
-before it ends on the node that claimed it. What cannot be claimed is given back, to be buried as lost.
+before it ends on the node that claimed it. What cannot be claimed is given back, to be buried as lost. Some node's list
+names a stream at all times: it leaves the lost node's only when a living one's has it, so that an heir may die, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import structlog
 from msgspec import Struct
@@ -20,9 +22,11 @@ from gateway.registry.shared_layout import PAGE, SharedLayout, entries_of
 from gateway.registry.shared_stream import SharedStream
 from gateway.streams.legacy import Will, read_will
 from gateway.streams.names import stream_key
+from gateway.streams.stream import Identity, State
 
 log = structlog.get_logger(__name__)
 
+Became = Literal["taken", "left", "lost"]  # it goes on here; it is somebody else's; nobody can go on with it
 _AT_ONCE = 16  # streams that are read and claimed at the same time
 
 
@@ -36,8 +40,9 @@ class Legacy(Struct, frozen=True):
 
 
 class Heirs:
-    """`accept` goes on with a claimed stream; `alive` tells whether a node has a lease, `runs` whether a stream (by its
-    key) runs here."""
+    """`accept` goes on with a claimed stream; `living`: other nodes with a lease; `runs` tells whether a stream, by
+    its key, runs here; `push` sends a command behind all that is under way, so behind the stream's registration.
+    `leaving`: this node ends soon; what is to be inherited it leaves to others, if there are any."""
 
     def __init__(
         self,
@@ -47,22 +52,41 @@ class Heirs:
         shared: SharedLayout,
         drivers: Callable[[], Mapping[str, Driver]],
         cap: int,
-        alive: Callable[[str], bool],
+        living: Callable[[], frozenset[str]],
         runs: Callable[[str], bool],
+        push: Callable[[Op], None],
     ) -> None:
         self._node, self._link, self._layout, self._shared = node, link, layout, shared
-        self._drivers, self._cap, self._alive, self._runs = drivers, cap, alive, runs
+        self._drivers, self._cap, self._living, self._runs, self._push = drivers, cap, living, runs, push
         self.accept: Callable[[Legacy], bool] | None = None
+        self.leaving = False
         self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._claiming: set[str] = set()
+
+    @property
+    def open(self) -> bool:
+        """Whether this node goes on with streams of others."""
+        return self.accept is not None and not (self.leaving and self._living())
 
     async def inherit(self, node: str, entries: Sequence[Entry]) -> list[Entry]:
         """Take over what can be taken over; returns what is to be buried. Raises Away."""
-        if self.accept is None:
-            return []  # this node is ending: others will
-        if (await self._link.batch([self._layout.depose(node)]))[0] != 1:
-            return []  # it is back
-        buried = await asyncio.gather(*(self._one(node, entry) for entry in entries))
-        return [entry for entry, bury in zip(entries, buried, strict=True) if bury]
+        if not self.open or (await self._link.batch([self._layout.depose(node)]))[0] != 1:
+            return []  # this node is ending: others will; or that one is back
+        orphans = await self._unlisted(node, entries)
+        found = await asyncio.gather(*(self._one(node, entry) for entry in orphans))
+        if taken := found.count("taken"):
+            log.warning("registry.inherited", node=node, streams=taken)
+        return [entry for entry, became in zip(orphans, found, strict=True) if became == "lost"]
+
+    async def adopt(self, stream: SharedStream) -> bool:
+        """Take over what no list names, though its log is open: its node died before the fleet had heard of it. False:
+        it is left as it was. Raises Away."""
+        carrier = stream.carrier or stream.identity.node
+        if not stream.will or not self.open or carrier == self._node or carrier in self._living():
+            return False
+        if (await self._link.batch([self._layout.depose(carrier)]))[0] != 1:
+            return False
+        return await self._one(carrier, _entry_of(stream.identity)) == "taken"
 
     async def carried(self, entry: Entry) -> bool:
         """Whether another node goes on with a stream this node's list still names. Raises Away."""
@@ -73,32 +97,57 @@ class Heirs:
         """Strike a stream off the list of the node that lost it."""
         return Op("HDEL", (self._layout.node_key("streams", node),), (key,))
 
-    async def _one(self, node: str, entry: Entry) -> bool:
-        """True: nobody goes on with it."""
-        async with self._turn:
-            key = stream_key(entry.stream_id, entry.owner)
-            stream = await self._read(self._empty(key))
-            will = read_will(stream.will)
-            if stream.meta is None or will is None or stream.state.terminal or stream.failure or stream.transcript.base:
-                return True
-            carrier = stream.carrier or stream.identity.node
-            if carrier != node and (self._runs(key) if carrier == self._node else self._alive(carrier)):
-                await self._link.batch([self.left(node, key)])
-                return False
-            count = (await self._link.batch([self._shared.inherit(key, self._node, stream.epoch)]))[0]
-            if not isinstance(count, int) or not count:
-                return False  # another node was first; what ended meanwhile is seen at the next look
-            await self._read(stream)
-            if stream.carrier != self._node:
-                return False
-            if not self._accepted(Legacy(entry, stream, will, count)):
-                return True
-            await self._link.batch([self.left(node, key)])
-            return False
+    async def _unlisted(self, node: str, entries: Sequence[Entry]) -> list[Entry]:
+        """Those no living node has in its list; what runs here is struck off."""
+        keys = [stream_key(entry.stream_id, entry.owner) for entry in entries]
+        nodes = [self._node, *self._living()]
+        lists = [self._layout.node_key("streams", name) for name in nodes]
+        answers = await self._link.batch([Op("HEXISTS", (where,), (key,)) for key in keys for where in lists])
+        found: list[Entry] = []
+        for i, (key, entry) in enumerate(zip(keys, entries, strict=True)):
+            here, *others = (answer == 1 for answer in answers[i * len(nodes) : (i + 1) * len(nodes)])
+            if here and self._runs(key):
+                self._push(self.left(node, key))
+            elif not any(others):
+                found.append(entry)
+        return found
 
-    def _accepted(self, legacy: Legacy) -> bool:
+    async def _one(self, node: str, entry: Entry) -> Became:
+        key = stream_key(entry.stream_id, entry.owner)
+        async with self._turn:
+            if key in self._claiming or self._runs(key):
+                return "left"
+            self._claiming.add(key)
+            try:
+                return await self._claimed(node, entry, key)
+            finally:
+                self._claiming.discard(key)
+
+    async def _claimed(self, node: str, entry: Entry, key: str) -> Became:
+        stream = await self._read(self._empty(key))
+        carrier, will = stream.carrier, read_will(stream.will)
+        if stream.state.terminal and carrier and carrier != node:
+            self._push(self.left(node, key))  # it has its receipt where it went on
+            return "left"
+        if stream.meta is None or will is None or stream.state.terminal or stream.failure or stream.transcript.base:
+            return "lost"
+        if not self.open or (carrier != node and carrier in self._living()):
+            return "left"  # the carrier's list will have it in a moment, or it dies, too
+        count = (await self._link.batch([self._shared.inherit(key, self._node, stream.epoch)]))[0]
+        if not isinstance(count, int) or not count:
+            return "left"  # another node was first; what ended meanwhile is seen at the next look
+        await self._read(stream)
+        if stream.carrier != self._node or self.accept is None:
+            return "left"  # this node has ended meanwhile: others will claim it again
+        if not self._accepted(Legacy(entry, stream, will, count), self.accept):
+            return "lost"
+        self._push(self.left(node, key))
+        return "taken"
+
+    @staticmethod
+    def _accepted(legacy: Legacy, accept: Callable[[Legacy], bool]) -> bool:
         try:
-            return self.accept is not None and self.accept(legacy)
+            return accept(legacy)
         except Exception:  # it is this node's now: whatever went wrong, it must not be left to nobody
             log.exception("registry.not_inherited", stream=legacy.stream.key)
             return False
@@ -116,3 +165,24 @@ class Heirs:
             stream.take(page)
             if len(page) < PAGE or stream.state.terminal:
                 return stream
+
+
+def _entry_of(who: Identity) -> Entry:
+    """A stream as its node would have listed it."""
+    return Entry(
+        stream_id=who.id,
+        state=State.WAITING.wire,
+        model=who.model,
+        backend=who.backend,
+        protocol=who.protocol,
+        owner=who.owner,
+        user_id=who.user_id,
+        workspace_id=who.workspace_id,
+        conversation_id=who.conversation_id,
+        node=who.node,
+        started_at=who.started_ms,
+        resumable=who.resumable,
+        upstream_model=who.upstream_model,
+        key_id=who.key_id,
+        survives=True,
+    )

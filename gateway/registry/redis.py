@@ -16,11 +16,23 @@ import msgspec
 
 from backends.contract.errors import BackendError, ErrorCode
 from config import schema
-from gateway.registry.base import Cancelled, Entry, LocalActive, LocalOne, LocalStop, Quota, Rate, Registry, Taken
+from gateway.registry.base import (
+    Cancelled,
+    Entry,
+    Keyed,
+    LocalActive,
+    LocalOne,
+    LocalStop,
+    Quota,
+    Rate,
+    Registry,
+    Taken,
+)
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_figures import figures
 from gateway.registry.redis_fleet import Fleet
+from gateway.registry.redis_keys import Graves, RedisKeys
 from gateway.registry.redis_layout import Layout, pick, read_entry, read_receipt
 from gateway.registry.redis_quotas import RedisQuotas
 from gateway.registry.redis_reaper import lease_life
@@ -46,6 +58,8 @@ class RedisRegistry(Registry):
         self.fleet = Fleet(node, self.link, self.layout, self.local, lease)
         self.quotas = RedisQuotas(node, self.link, self.layout, self.local, self.fleet.push)
         self.fleet.leases = self.quotas.renewed
+        self.keys = RedisKeys(self.link, self.layout, self.fleet.push)
+        self.graves = Graves(self.link, self.layout, self.fleet.push, there=config.share != "off")
         self._loop: asyncio.Task[None] | None = None
 
     def attach(self, active: LocalActive, stop: LocalStop, one: LocalOne | None = None) -> None:
@@ -69,7 +83,7 @@ class RedisRegistry(Registry):
         for scope, ids in self.local.leases.items():
             for stream_id in ids:
                 self.fleet.push(self.layout.release(scope, stream_id))
-        self.fleet.push(Op("DEL", (self.layout.node_key("node", self.node),)))
+        self.fleet.push(self.layout.farewell(self.node))
         try:
             await self.fleet.flush()
         except Away:
@@ -88,7 +102,9 @@ class RedisRegistry(Registry):
         counts = self.local.settle(receipt)
         if counts is not None:
             self.fleet.push(self.layout.settle(receipt, self.node, counts[1:]))
-            self.fleet.push(self.layout.keep_claim(stream_key(receipt.stream_id, receipt.owner)))
+            key = stream_key(receipt.stream_id, receipt.owner)
+            self.fleet.push(self.layout.keep_claim(key))
+            self.graves.add(key, receipt.state)
 
     def moved(self, entry: Entry) -> None:
         self.local.moved(entry)
@@ -109,8 +125,7 @@ class RedisRegistry(Registry):
         self.quotas.charge(rates)
 
     def release(self, scope: str, stream_id: str) -> None:
-        self.local.release(scope, stream_id)
-        self.fleet.push(self.layout.release(scope, stream_id))
+        self.quotas.release(scope, stream_id)
 
     async def claim(self, stream_id: str, owner: str) -> bool:
         token = self.local.claim_here(stream_id, owner)
@@ -143,6 +158,7 @@ class RedisRegistry(Registry):
         key = stream_key(stream_id, owner)
         if self.local.refused(key):
             self.fleet.push(self.layout.forget(self.node, stream_id, owner))  # behind its receipt
+            self.unbury(stream_id, owner)
         op = self.layout.unclaim(key, token)
         if self.fleet.queue:
             self.fleet.push(op)  # its claim may be waiting there
@@ -153,6 +169,18 @@ class RedisRegistry(Registry):
         except asyncio.CancelledError:
             self.fleet.push(op)
             raise
+
+    async def buried(self, stream_id: str, owner: str) -> str:
+        return await self.graves.find(stream_id, owner)
+
+    def unbury(self, stream_id: str, owner: str) -> None:
+        self.graves.drop(stream_id, owner)
+
+    async def take_key(self, owner: str, key: str, mine: Keyed, instead: Keyed | None = None) -> Keyed | None:
+        return await self.keys.take(owner, key, mine, instead)
+
+    def keep_key(self, owner: str, key: str, mine: Keyed, stream_id: str) -> None:
+        self.keys.keep(owner, key, mine, stream_id)
 
     async def claim_probe(self, backend: str, seconds: float) -> bool:
         if not self.local.claim_probe_here(backend, seconds):
@@ -170,9 +198,11 @@ class RedisRegistry(Registry):
         self.fleet.push(self.layout.unclaim_probe(backend, self.node))
 
     async def active(self, owner: str | None) -> list[Entry]:
-        others = [e for e in await self._others() if owner is None or e.owner == owner]
         mine = self.local.active_here(owner)
-        return sorted(mine + others, key=lambda e: (e.started_at, e.stream_id))
+        here = {stream_key(e.stream_id, e.owner) for e in mine}  # what was inherited may be in a lost node's list, too
+        found = [e for e in await self._others() if owner is None or e.owner == owner]
+        others = {key: e for e in found if (key := stream_key(e.stream_id, e.owner)) not in here}
+        return sorted([*mine, *others.values()], key=lambda e: (e.started_at, e.stream_id))
 
     async def _others(self) -> list[Entry]:
         ops = [Op("HVALS", (self.layout.node_key("streams", n),)) for n in self.fleet.peers if n != self.node]

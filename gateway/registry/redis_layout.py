@@ -21,10 +21,11 @@ CLAIM_SECONDS = 3600.0  # a claim of a stream that never ended is kept the repla
 
 STALE = b"stale"  # a script's answer to an epoch that was declared lost
 LOST = b"lost"  # the heartbeat's
+FAREWELL = b"left"  # in place of a lease: its node has ended as told, and gave up what it has
 _TYPES = {  # of a key, by its kind
     "node": "string", "epoch": "string", "tomb": "string", "claim": "string", "rate": "string", "nodes": "zset",
     "lease": "zset", "streams": "hash", "receipt": "hash", "stats": "hash", "inbox": "hash", "corrupt": "hash",
-    "scopes": "set", "peak": "string",
+    "scopes": "set", "peak": "string", "key": "string",
 }  # fmt: skip
 
 T = TypeVar("T", Entry, Receipt)
@@ -57,6 +58,7 @@ class Layout:
         self.prefix = prefix
         self.nodes = f"{prefix}:nodes"
         self._replay_ms = max(1, round(replay * 1000))
+        self.claim_ms = self._replay_ms + round(CLAIM_SECONDS * 1000)
         self._lease_ms = round(lease_ttl * 1000)
         self._scope_ms = round(scope_ttl * 1000)
 
@@ -85,6 +87,10 @@ class Layout:
         """Renew a node's lease and presence; the first answer is LOST or the epoch that held it before."""
         keys = tuple(self.node_key(kind, node) for kind in ("node", "streams", "epoch", "tomb"))
         return [Op("beat", keys, (epoch, self._lease_ms, REMEMBER_MS)), Op("seen", (self.nodes,), (node, REMEMBER_MS))]
+
+    def farewell(self, node: str) -> Op:
+        """Give a lease back for good. It lives longer than a lease may, so to every script there is none."""
+        return Op("SET", (self.node_key("node", node),), (FAREWELL, "PX", REMEMBER_MS))
 
     def register(self, node: str, entries: Sequence[Entry]) -> Op:
         """Write running streams; answers the keys that have ended already, or STALE. To be `stamped`."""
@@ -149,9 +155,9 @@ class Layout:
         key = self.node_key("streams", node)
         return Op("HGETALL", (key,)) if owner is None else Op("HGET", (key,), (stream_key(stream_id, owner),))
 
-    def admit(self, scope: str, stream_id: str, limit: int) -> Op:
-        """Take a concurrency lease; answers [granted, held]."""
-        return Op("admit", (self.scope_key(scope),), (stream_id, limit, self._scope_ms))
+    def admit(self, scope: str, stream_id: str, limit: int, gone: Sequence[str] = ()) -> Op:
+        """Take a concurrency lease; answers [granted, held]. `gone`: who of this node has just given one back."""
+        return Op("admit", (self.scope_key(scope),), (stream_id, limit, self._scope_ms, *gone))
 
     def renew(self, scope: str, ids: Sequence[str]) -> Op:
         """Prolong this node's leases of a scope."""
@@ -178,8 +184,7 @@ class Layout:
 
     def claim(self, key: str, token: str) -> Op:
         """Reserve an id (by its stream key) under a token; answers nothing when it is taken."""
-        life = self._replay_ms + round(CLAIM_SECONDS * 1000)
-        return Op("SET", (self.claim_key(key),), (token, "NX", "PX", life))
+        return Op("SET", (self.claim_key(key),), (token, "NX", "PX", self.claim_ms))
 
     def unclaim(self, key: str, token: str) -> Op:
         """Give an id back, unless somebody else has claimed it since."""

@@ -7,6 +7,8 @@ been done: its lease is given back, its rate is not (the bucket fills again by i
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -14,6 +16,8 @@ from gateway.registry.base import Quota, Rate, Taken
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_layout import Layout
+
+_ON_ITS_WAY = 0.2  # seconds the command that gives a lease back may take: a tick of the fleet's loop and its round trip
 
 
 class RedisQuotas:
@@ -27,12 +31,14 @@ class RedisQuotas:
         self._layout = layout
         self._local = local.quotas
         self._push = push
+        self._gone: deque[tuple[float, str, str]] = deque()  # (when, scope, stream): leases given back a moment ago
         self._noted: set[str] = set()  # scopes the fleet knows this node has leases in
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take(self, stream_id: str, quotas: Sequence[Quota], rates: Sequence[Rate], alone: bool) -> Taken:
         """As `Registry.take`."""
-        leases = [self._layout.admit(q.scope, stream_id, q.limit) for q in quotas]
+        gone = self._just_gone(stream_id) if quotas else {}
+        leases = [self._layout.admit(q.scope, stream_id, q.limit, gone.get(q.scope, ())) for q in quotas]
         new = [q.scope for q in quotas if q.scope not in self._noted]
         notes = self._layout.scopes_of(self._node, new)
         marks = [self._layout.rate(r.scope, r.per_minute, r.cost) for r in rates]
@@ -51,6 +57,22 @@ class RedisQuotas:
             self._heal(zip([*leases, *marks], answers, strict=True))
             return self._by_ourselves(stream_id, quotas, rates, alone)
         return self._judged(stream_id, quotas, rates, answers)
+
+    def release(self, scope: str, stream_id: str) -> None:
+        """Give a lease back. Who asks next on this node finds it free at once, though the command takes a tick."""
+        self._local.release(scope, stream_id)
+        self._gone.append((time.monotonic(), scope, stream_id))
+        self._push(self._layout.release(scope, stream_id))
+
+    def _just_gone(self, stream_id: str) -> dict[str, list[str]]:
+        """Scope -> streams that have just given back a lease of it; one that takes it anew is none of them any more."""
+        now, found = time.monotonic(), dict[str, list[str]]()
+        while self._gone and now - self._gone[0][0] > _ON_ITS_WAY:
+            self._gone.popleft()
+        for _, scope, one in self._gone:
+            if one != stream_id and one not in self._local.leases.get(scope, ()):
+                found.setdefault(scope, []).append(one)
+        return found
 
     def renewed(self) -> list[Op]:
         """The commands that prolong all leases of this node, and say anew where they are."""

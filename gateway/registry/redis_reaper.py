@@ -2,7 +2,8 @@
 
 Law: nothing is judged about others unless this node has itself seen Redis well for a whole lease, and nobody is buried
 who was not missed for longer than a heartbeat takes: a jump of Redis's clock ends every lease at once, or none in an
-hour, and neither may count. What cannot be read is set aside, not judged.
+hour, and neither may count. A node that has said its farewell is gone at once. What cannot be read is set aside, not
+judged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gateway.registry.inheriting import Heirs
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_healing import healed
-from gateway.registry.redis_layout import Layout, read_entry
+from gateway.registry.redis_layout import FAREWELL, Layout, read_entry
 from gateway.registry.statistics import Fold
 from gateway.streams.names import stream_key
 from gateway.streams.settle import guessed
@@ -74,6 +75,7 @@ class Reaper:
         self.alive: frozenset[str] = frozenset()  # other nodes with a lease
         self.heirs: Heirs | None = None  # goes on with what survives its node
         self._inheriting: dict[str, asyncio.Task[None]] = {}
+        self._moved: dict[str, float] = {}  # streams of this node that others are to claim: until when they may
         self._wills = Fold()  # bounds the labels of streams this node buries
 
     async def look(self) -> None:
@@ -82,15 +84,22 @@ class Reaper:
         if now - self._looked > self.check * 4 + 0.5:
             self._missed.clear()  # we were away ourselves
         self._looked = now
-        self._missed = {node: self._missed.get(node, now) for node in await self._gone()}
+        gone, left = await self._gone()
+        self._missed = {node: self._missed.get(node, now) for node in gone}
+        for node in left:
+            await self._bury(node)
         if now - self._link.up_since < self._lease:
             return  # after an outage the others need time to return
         for node, since in self._missed.items():
             if now - since >= missed_for(self._lease):
                 await self._bury(node)
 
-    async def _gone(self) -> set[str]:
-        """The nodes with streams and without a lease."""
+    def moved(self, key: str) -> None:
+        """A stream of this node is another's to go on with: it stays in the list until it is claimed."""
+        self._moved[key] = time.monotonic() + 2 * self._lease
+
+    async def _gone(self) -> tuple[set[str], set[str]]:
+        """The nodes with streams and without a lease; and those of them that have said farewell."""
         names = (await healed(self._link, self._layout, [Op("ZRANGE", (self._layout.nodes,), (0, -1))]))[0]
         self.peers = [self._node, *(n for n in (raw.decode("utf-8", "replace") for raw in names) if n != self._node)]
         key = self._layout.node_key
@@ -105,7 +114,11 @@ class Reaper:
         others = zip(self.peers[1:], lives[1:], strict=True)
         self.alive = frozenset(name for name, life in others if self._layout.holds(life))
         listed = zip(self.peers, lives, sizes, strict=True)
-        return {n for n, life, size in listed if size and n != self._node and not self._layout.holds(life)}
+        gone = {n: life for n, life, size in listed if size and n != self._node and not self._layout.holds(life)}
+        kept = [n for n, life in gone.items() if isinstance(life, int) and life >= 0]  # not a lease, but something
+        said = await healed(self._link, self._layout, [Op("GET", (key("node", n),)) for n in kept]) if kept else []
+        left = {n for n, word in zip(kept, said, strict=True) if word == FAREWELL}
+        return gone.keys() - left, left
 
     async def _entries(self, node: str) -> list[Entry]:
         """A node's list; what nobody can read leaves it."""
@@ -135,10 +148,7 @@ class Reaper:
         """Beside the heartbeat: reading and claiming many streams takes longer than one may last."""
         try:
             assert self.heirs is not None
-            left = await self.heirs.inherit(node, entries)
-            await self._bury_all(node, left)
-            if len(entries) > len(left):
-                log.warning("registry.inherited", node=node, streams=len(entries) - len(left))
+            await self._bury_all(node, await self.heirs.inherit(node, entries))
         except Away:
             pass  # the next look tries again
         except Exception:
@@ -172,13 +182,17 @@ class Reaper:
     async def tidy(self, epoch: str, flushed: Callable[[], bool]) -> None:
         """Entries of this node that no running stream stands behind: an earlier life's, or of writes that were lost.
         Nothing is judged while writes wait in the queue. Raises Away."""
+        now = time.monotonic()
+        self._moved = {key: until for key, until in self._moved.items() if until > now}
         entries = await self._entries(self._node)
         if not flushed():
             return
         ops = []
         for entry in entries:
             key = stream_key(entry.stream_id, entry.owner)
-            if key not in self._local.running and not await self._carried(entry):
+            if key in self._local.running or key in self._moved:
+                continue
+            if not await self._carried(entry):
                 receipt = self._local.ended(key) or lost(entry, int(time.time() * 1000))
                 op = self._layout.settle(receipt, self._node, self._wills.add(receipt)[:1])
                 ops.append(self._layout.stamped(op, epoch))

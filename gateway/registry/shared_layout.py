@@ -1,10 +1,13 @@
-"""The shared transcript as it lies in Redis: one stream key per stream, its entries, their words. Pure.
+"""The shared transcript as it lies in Redis: one list per stream, its entries, their words. Pure.
 
-Law: the id of an entry is the number of bytes of the transcript up to its end, `<bytes>-0`. So an entry says by itself
+Law: an entry begins with its id, the number of bytes of the transcript up to its end, `<bytes>-0`. So it says by itself
 where it begins: a hole is seen, and a part that was read already is skipped. What stands first (`0-1`) says whose
 stream it is; what stands last (`<2^53-1>-0`) how it ended, and nothing can be added behind it. A node that claims a
 stream of a dead one writes `<bytes>-2` and all that follows as `<bytes>-2`, the next one `-3`, and so on: the last
 id says who may write.
+
+A list, because Redis keeps its elements in full pages of 8 KB. Its own streams take pages of 4 KB at most, a tree above
+them, and a whole page for a single entry: a quarter to a half more than what is in them.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import FinishReason, Usage
 from gateway.protocols.base import Ending
 from gateway.registry.redis_client import Op
+from gateway.registry.shared_entry import Words, opened, sealed
 from gateway.streams.replay import MESSAGE, SPEAKER
 from gateway.streams.stream import Identity, State
 from gateway.streams.transcript import Segment
@@ -29,7 +33,7 @@ LAST = 2**53 - 1
 LAST_ID = f"{LAST}-0"
 WATCH_MS = 4000  # a watch that is not renewed ends
 PAGE = 64  # entries of one reading
-Words = tuple[str | bytes | int, ...]
+Addition = tuple[str, bytes]  # what is expected, and the entry, as the script takes them
 
 _encode = msgspec.json.Encoder().encode
 _CODES = {code.wire: code for code in ErrorCode}
@@ -73,6 +77,13 @@ class _Said(Struct, frozen=True, omit_defaults=True):
 _meta = msgspec.json.Decoder(Meta)
 _turns = msgspec.json.Decoder(tuple[Turn, ...])
 _said = msgspec.json.Decoder(_Said)
+
+
+def addition(expected: int, sent: int, life: int, least: int, claims: int, entry: bytes = b"") -> Addition:
+    """To append an entry where exactly `expected` are (0: whatever is there goes), which end at `sent` bytes. `life`:
+    the log's in ms, from now on (0: as it is); `least`: entries of fewer bytes may go (0: none may); `claims`: those
+    the writer knows of."""
+    return f"{expected} {sent} {life} {least} {claims}", entry
 
 
 def meta_words(meta: Meta, will: bytes = b"") -> Words:
@@ -171,18 +182,19 @@ class SharedLayout:
         """There while other nodes read this stream."""
         return f"{self._prefix}:watch:{{{key}}}"
 
-    def ship(self, entries: Sequence[tuple[str, Words]]) -> Op:
-        """Append: (stream key, words of the script) per entry."""
+    def ship(self, additions: Sequence[tuple[str, Addition]]) -> Op:
+        """Append, each to the log of its stream key."""
+        log, watch = f"{self._prefix}:log:{{", f"{self._prefix}:watch:{{"
         keys: list[str] = []
         args: list[str | bytes | int] = [self.publish]
-        for key, words in entries:
-            keys += (self.log(key), self.watch(key))
-            args += words
+        for key, added in additions:
+            keys += (f"{log}{key}}}", f"{watch}{key}}}")
+            args += added
         return Op("ship", tuple(keys), tuple(args))
 
     def fence(self, key: str, words: Words) -> Op:
         """End the log of a stream whose node is gone."""
-        return Op("fence", (self.log(key),), (self.publish, LAST_ID, self.replay_ms, *words))
+        return Op("fence", (self.log(key),), (self.publish, LAST, self.replay_ms, sealed(LAST_ID, words)))
 
     def inherit(self, key: str, node: str, epoch: int) -> Op:
         """Claim a stream of a dead node that was claimed up to `epoch`; answers the log's entries with this one, or 0:
@@ -191,7 +203,7 @@ class SharedLayout:
 
     def read(self, key: str, after: str) -> Op:
         """The next page behind an entry's id ("": from the beginning)."""
-        return Op("XRANGE", (self.log(key),), (f"({after}" if after else "-", "+", "COUNT", PAGE))
+        return Op("page", (self.log(key),), (after, PAGE))
 
     def erase(self, key: str) -> Op:
         """Forget an ended stream."""
@@ -221,4 +233,4 @@ def entries_of(answer: Any) -> list[tuple[bytes, Mapping[bytes, bytes]]]:
     """The entries of a page. Raises ValueError where the key holds something else."""
     if isinstance(answer, BaseException):
         raise ValueError(str(answer))
-    return answer or []
+    return [opened(entry) for entry in answer or ()]

@@ -1,9 +1,9 @@
 """The writer of shared transcripts: one per worker, one tick for all its streams.
 
 Law: never on the token path: it looks at what has grown, sends it in one batch, and takes no more than a small part of
-the worker, however many streams there are: the more there is to send, the longer the pause. What is read elsewhere
-just now, and what has ended, does not wait for it. A batch that failed is never repeated blindly: the script says
-what had arrived.
+what the worker spends on its streams, however many there are: the dearer a batch beside that, the longer the pause.
+What is read elsewhere just now, and what has ended, does not wait for it. A batch that failed is never repeated
+blindly: the script says what had arrived.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import structlog
 from gateway.registry.elsewhere import Elsewhere
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_packed import packed_batch
-from gateway.registry.shared_layout import SharedLayout, Words
+from gateway.registry.shared_layout import Addition, SharedLayout
+from gateway.registry.shared_pace import Pace
 from gateway.registry.shared_shipment import Shipment
 from gateway.streams.names import split_key, stream_key
 from gateway.streams.producer import Producer
@@ -28,22 +29,13 @@ from gateway.streams.reader import Reader
 log = structlog.get_logger(__name__)
 
 Stop = Callable[[str, str, str, str], object]
-Script = list[tuple[Shipment, list[Words]]]  # streams, and the entries to append to each
+Script = list[tuple[Shipment, list[Addition]]]  # streams, and the entries to append to each
 BLINK = 1.0  # seconds readers of streams that survive this node wait for a Redis that is away
-IDLE = 0.05  # seconds between two looks while nothing runs
+IDLE = 0.1  # seconds between two looks while nothing runs
 _STREAMS = 64  # of one script: Redis does nothing else meanwhile
 _TOGETHER = 16  # scripts of one batch
 _BYTES = 2 * 1024 * 1024  # of one batch, about
-_BATCH_COST = 500e-6  # seconds of the worker for a batch, about: it wakes a worker that has nothing else to do
-_ENTRY_COST = 10e-6  # and for an entry
-_SHARE = 100  # the part of the worker it may take: one of so many
-_LONGEST = 0.25  # seconds between two looks at all streams, at most
 GONE_AFTER = 3.0  # seconds without a watch until nobody reads elsewhere
-
-
-def rest(tick: float, batches: int, entries: int) -> float:
-    """Seconds until all streams are looked at again, after so much was sent."""
-    return min(_LONGEST, max(tick, (batches * _BATCH_COST + entries * _ENTRY_COST) * _SHARE))
 
 
 class Shipper:
@@ -70,6 +62,8 @@ class Shipper:
         self._ahead: dict[str, Shipment] = {}  # nobody sees more of them than is shared
         self._urgent = asyncio.Event()
         self._all_at = 0.0  # when all streams are looked at again
+        self._pace = Pace(tick, self._time(), time.thread_time())
+        self.forget: Callable[[str, str], object] = lambda stream_id, owner: None  # what is kept here of an ended one
         self.entries = 0  # sent since the start
         self.dropped = 0  # ended streams given up because Redis was away for too long
 
@@ -85,7 +79,7 @@ class Shipper:
                 now = self._time()
                 if now >= self._all_at:
                     batches, entries = await self.step()
-                    self._all_at = now + rest(self._tick, batches, entries)
+                    self._all_at = now + self._pace.rest(self._time(), time.thread_time(), batches, entries)
                 else:
                     await self.step(urgent=True)
             except Away as error:
@@ -96,17 +90,19 @@ class Shipper:
             await self._turn()
 
     async def _turn(self) -> None:
-        """Until something is to be done: at least a tick; with nothing urgent, until all streams are due."""
-        if self._running or self._ending:
-            await asyncio.sleep(self._tick)
-        else:
+        """Until something is to be done: a tick later where it is urgent, or will be; else when all streams are due."""
+        if not self._running and not self._ending:
             self._all_at = self._time() + IDLE
         left = self._all_at - self._time()
         if left > 0 and not (self._elsewhere or self._ending or self._ahead):
             self._urgent.clear()
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(left):
                     await self._urgent.wait()
+            except TimeoutError:
+                self._all_at = 0.0  # by a clock that counts in milliseconds it may not be time yet
+                return
+        await asyncio.sleep(self._tick)
 
     def ahead(self, producer: Producer, ship: Shipment | None = None) -> None:
         """A stream that survives this node begins here, or goes on here (`ship`: from where)."""
@@ -156,10 +152,10 @@ class Shipper:
         """Complete the copies of ended streams, for so long at most."""
         deadline = self._time() + seconds
         while self._ending and self._time() < deadline:
-            try:
-                await self.step()
-            except Away:
-                await asyncio.sleep(0.05)
+            with contextlib.suppress(Away):
+                if (await self.step())[0]:
+                    continue
+            await asyncio.sleep(0.05)  # nothing could be sent: Redis is away, or has no room now
 
     async def step(self, *, urgent: bool = False) -> tuple[int, int]:
         """Send what is new; `urgent`: only of streams that are read elsewhere, or have ended. Returns batches and
@@ -178,7 +174,7 @@ class Shipper:
                 for script, answer in zip(scripts, answers, strict=True):
                     self._told(script, answer)
                 batches += 1
-                entries += sum(len(words) for script in scripts for _, words in script)
+                entries += sum(len(additions) for script in scripts for _, additions in script)
         self.entries += entries
         return batches, entries
 
@@ -187,14 +183,14 @@ class Shipper:
         ships = self._ships
         if urgent:
             read = [ships[key] for key in {**self._elsewhere, **self._ahead}]
-            grown = [ship for ship in read if ship.at.sent != ship.transcript.total or not ship.at.count]
+            grown = [ship for ship in read if ship.at.block != ship.transcript.tip or not ship.at.count]
             return [*grown, *self._ending.values()]
         found: list[Shipment] = []
         for key, producer in self._running.items():
             ship = ships.get(key)
             if ship is None:
                 ship = ships[key] = Shipment(producer)
-            if ship.at.sent != ship.transcript.total or now >= ship.look_at:
+            if ship.at.block != ship.transcript.tip or now >= ship.look_at:
                 found.append(ship)
         return [*found, *self._ending.values()]
 
@@ -217,31 +213,35 @@ class Shipper:
         layout, found = self._layout, []
         script: Script = []
         for ship in due:
-            words = ship.entries(now, layout.life_ms, self._renew, layout.replay_ms)
-            if words:
-                script.append((ship, words))
+            additions = ship.entries(now, layout.life_ms, self._renew, layout.replay_ms)
+            if additions:
+                script.append((ship, additions))
+            else:
+                self._after(ship, now)  # it cannot be shared any more
             if len(script) >= most:
                 found.append(script)
                 script = []
         return [*found, script] if script else found
 
     def _op(self, script: Script) -> Op:
-        return self._layout.ship([(ship.key, words) for ship, entries in script for words in entries])
+        return self._layout.ship([(ship.key, added) for ship, additions in script for added in additions])
 
     def _told(self, script: Script, answer: object) -> None:
         """A script that was refused as a whole (no list) changes nothing: nothing is known."""
         if not isinstance(answer, list):
             return
         now, at = self._time(), 0
-        for ship, words in script:
-            ship.answered(answer[at : at + len(words)], now)
-            at += len(words)
+        for ship, additions in script:
+            ship.answered(answer[at : at + len(additions)], now)
+            at += len(additions)
             self._after(ship, now)
 
     def _after(self, ship: Shipment, now: float) -> None:
         ship.producer.reveal(ship.at.block)
         if ship.over and not ship.fenced:
             ship.producer.unveil()  # all of it is there, or nothing more ever will be
+        elif ship.fenced and ship.producer.outlived():
+            self.forget(*split_key(ship.key))  # who asks here is told what the fleet has
         if ship.over and self._ending.get(ship.key) is ship:
             del self._ending[ship.key]
         elif ship.fenced:

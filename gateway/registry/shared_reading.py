@@ -36,7 +36,8 @@ _TOGETHER = 32  # streams of one batch
 
 
 class Reading:
-    """`find` asks the registry about a stream; `lease`: seconds after which a silent node is gone."""
+    """`find` asks the registry about a stream; `lease`: seconds after which a silent node is gone; `adopt` goes on with
+    one that no node knows of, if that can be done."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Reading:
         self._wake = asyncio.Event()
         self._looked = 0.0
         self._away_since: float | None = None
+        self.adopt: Callable[[SharedStream], Awaitable[bool]] = _by_nobody
         self.wakes = Wakes(link, self._woken)
 
     def __len__(self) -> int:
@@ -213,6 +215,9 @@ class Reading:
             stream.doubted = None
             return
         stream.doubted = stream.doubted or now
+        if found is None and now - stream.doubted >= self._lease and await self.adopt(stream):
+            stream.doubted = None
+            return
         if await self.close_lost(stream, found, now - stream.doubted):
             stream.woken = True
             self._wake.set()
@@ -243,3 +248,7 @@ class Reading:
                 text = "the shared registry cannot be reached; come back for the rest"
                 stream.fail(BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=2))
         log.debug("shared_reading.away", error=error)
+
+
+async def _by_nobody(_stream: SharedStream) -> bool:
+    return False

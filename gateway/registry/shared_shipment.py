@@ -9,12 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from gateway.registry.shared_entry import Words, sealed
 from gateway.registry.shared_layout import (
     FIRST,
     LAST,
+    Addition,
     Meta,
-    Words,
+    addition,
     epoch_of,
     meta_words,
     position,
@@ -24,8 +27,8 @@ from gateway.registry.shared_layout import (
 from gateway.streams.names import stream_key
 from gateway.streams.producer import Producer
 
-ENTRY = 16 * 1024  # bytes after which an entry is closed
-_ENTRIES = 8  # of one stream in one go
+ENTRY = 8000  # bytes of an entry, about: with what is around it, a page of a list in Redis
+_ENTRIES = 16  # of one stream in one go
 _BLOCKS = 256  # of one entry
 LOOK = 1.0  # seconds after which a quiet stream nobody reads here is looked at: whether it is read elsewhere
 _SELDOM = 4.0  # the same, for one that is read here
@@ -72,40 +75,42 @@ class Shipment:
         return self.producer.stream.state.terminal
 
     def wants(self, now: float) -> bool:
-        """Whether anything may be sent or asked now; `look_at` and `at.sent` tell most of it without this call."""
+        """Whether anything may be sent or asked now; `look_at` and `at.block` tell most of it without this call."""
         return now >= self.retry_at and not self.over and self._settled()
 
     def _settled(self) -> bool:
         """Whether it can no longer change who answers, as the stream's first frames say it."""
         return self.at.count > 0 or self.producer.opened or self.transcript.total > 0 or self.ended
 
-    def entries(self, now: float, life: int, renew: float, last_life: int) -> list[Words]:
-        """What to append now, as the script's words. `life`: ms a running log lives from now, renewed every `renew`
-        seconds; `last_life`: an ended one. To be followed by `answered`."""
+    def entries(self, now: float, life: int, renew: float, last_life: int) -> list[Addition]:
+        """What to append now. `life`: ms a running log lives from now, renewed every `renew` seconds; `last_life`: an
+        ended one. To be followed by `answered`."""
         self._marks = []
-        if self.transcript.base > self.at.block:
+        transcript, mark = self.transcript, self.at
+        total = transcript.total
+        if transcript.base > mark.block:
             self.dead = "its beginning was lost before it was shared"
             return []
-        found: list[Words] = []
-        mark = self.at
-        renewed = now >= self._renew_at
+        renewed = life if now >= self._renew_at else 0
+        found: list[Addition] = []
         if mark.count == 0:
-            found.append(self._entry(FIRST, life, self._meta()))
+            found.append(self._add(mark, life, sealed(FIRST, self._meta())))
             mark = self._marked(Mark(1))
-        while mark.sent < self.transcript.total and len(found) < _ENTRIES:
-            words, mark = self._next(mark)
-            found.append(self._entry(f"{mark.sent}-{self.epoch}", life if renewed else 0, words))
-            self._marked(mark)
-        if self.ended and mark.sent == self.transcript.total:
-            found.append(self._entry(f"{LAST}-{self.epoch}", last_life, self._terminal(mark)))
+        while mark.sent < total and len(found) < _ENTRIES:
+            entry, after = self._next(mark)
+            found.append(self._add(mark, renewed, entry))
+            mark = self._marked(after)
+        if mark.sent == total and self.ended:
+            found.append(self._add(mark, last_life, sealed(f"{LAST}-{self.epoch}", self._terminal(mark))))
             self._marked(Mark(mark.count + 1, mark.block, mark.sent, mark.turns, over=True))
             self._told = True
         if not found:
-            found.append((mark.count, "", life if renewed else 0, "", self.epoch, 0))
+            found.append(self._add(mark, renewed))
             self._marks.append(mark)
         if renewed:
             self._renew_at = now + renew
-        self.look_at = now + self._patience()
+        if now + LOOK / 2 >= self.look_at:  # not each time: that looks at much that is in no cache
+            self.look_at = now + self._patience()
         return found
 
     def _patience(self) -> float:
@@ -117,11 +122,10 @@ class Shipment:
             return max(0.3, min(_SELDOM, policy.grace / 3))
         return _SELDOM if policy.action == "continue" else _SELDOM / 2
 
-    def _entry(self, entry_id: str, life: int, words: Words) -> Words:
-        expected = self._marks[-1].count if self._marks else self.at.count
+    def _add(self, mark: Mark, life: int, entry: bytes = b"") -> Addition:
         # what was claimed keeps its beginning: a count that shrinks could look like another writer's
-        trim = str(self.transcript.trimmed + 1) if self.transcript.trimmed and not self.epoch else ""
-        return expected, entry_id, life, trim, self.epoch, len(words), *words
+        least = self.transcript.trimmed + 1 if self.transcript.trimmed and not self.epoch else 0
+        return addition(mark.count, mark.sent, life, least, self.epoch, entry)
 
     def _marked(self, mark: Mark) -> Mark:
         self._marks.append(mark)
@@ -133,7 +137,7 @@ class Shipment:
         said = Meta(producer.stream.identity, driver.name, driver.dialect, producer.plan.include_usage)
         return meta_words(said, producer.plan.will)
 
-    def _next(self, mark: Mark) -> tuple[Words, Mark]:
+    def _next(self, mark: Mark) -> tuple[bytes, Mark]:
         """Blocks of one segment, up to an entry's size."""
         transcript = self.transcript
         segments, most, turns = transcript.segments, _BLOCKS, mark.turns
@@ -142,13 +146,14 @@ class Shipment:
         if turns < len(segments):
             most = min(most, segments[turns].first - mark.block)
         blocks = transcript.since(mark.block, most)
-        if len(blocks) > 1:
+        size = sum(map(len, blocks))
+        if size > ENTRY and len(blocks) > 1:
             blocks = _up_to(blocks, ENTRY)
-        data = blocks[0] if len(blocks) == 1 else b"".join(blocks)
-        after = Mark(mark.count + 1, mark.block + len(blocks), mark.sent + len(data), turns)
-        if turns == mark.turns:
-            return ("d", data), after
-        return ("d", data, "s", turns_of(segments[mark.turns : turns])), after
+            size = sum(map(len, blocks))
+        after = Mark(mark.count + 1, mark.block + len(blocks), mark.sent + size, turns)
+        begun = turns_of(segments[mark.turns : turns]) if turns != mark.turns else b""
+        names = f" s{len(begun)} d" if begun else " d"
+        return b"".join((f"{after.sent}-{self.epoch}{names}\n".encode(), begun, *blocks)), after
 
     def _terminal(self, mark: Mark) -> Words:
         producer = self.producer
@@ -159,7 +164,8 @@ class Shipment:
         """What the script said of the entries, in order."""
         for mark, answer in zip(self._marks, answers, strict=False):
             if isinstance(answer, int):
-                self.at = Mark(abs(answer), mark.block, mark.sent, mark.turns, mark.over)
+                there = abs(answer)
+                self.at = mark if mark.count == there else replace(mark, count=there)
                 self._seen(answer < 0, now)
                 continue
             self._unexpected(answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer), now)
@@ -190,7 +196,7 @@ class Shipment:
     def _mark_at(self, count: int, sent: int) -> Mark:
         """Where a log of so many entries and bytes ends. One that ends nowhere in the transcript is begun anew."""
         transcript = self.transcript
-        size, block = transcript.trimmed, transcript.base
+        block, size = transcript.base, transcript.trimmed
         for piece in transcript.blocks:
             if size >= sent:
                 break
@@ -203,9 +209,10 @@ class Shipment:
 
 
 def _up_to(blocks: list[bytes], limit: int) -> list[bytes]:
+    """As many as fit, but one at least."""
     size = 0
     for i, block in enumerate(blocks):
         size += len(block)
-        if size >= limit:
-            return blocks[: i + 1]
+        if size > limit:
+            return blocks[: max(1, i)]
     return blocks

@@ -15,6 +15,7 @@ from config import schema
 from config.schema import Config
 from gateway.registry.base import Registry
 from gateway.streams.hub import Hub
+from gateway.streams.names import stream_key
 from gateway.streams.producer import Producer
 from gateway.streams.sources import Sources
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.registry.inheriting import Legacy
 
 Accept = Callable[["Legacy"], bool]
+_STUMBLE = 1.0  # seconds a worker that ends waits for a Redis that is away
 _FLUSH = 3.0  # seconds a worker that ends takes to complete the copies of its streams
 
 
@@ -51,9 +53,12 @@ class Sharing:
     def heir(self, accept: Accept | None) -> None:
         """Who goes on with streams of nodes that are lost; None: this node does no longer."""
 
-    @property
-    def heirs(self) -> bool:
-        """Whether another node is there to go on with this one's streams."""
+    def leaving(self) -> None:
+        """This node ends soon: what other nodes lose it leaves to those that stay."""
+
+    async def heirs(self) -> bool:
+        """Whether streams can be left to other nodes, or to the one that comes next. A Redis that stumbles is waited
+        for."""
         return False
 
     def ended(self, producer: Producer) -> None:
@@ -102,6 +107,7 @@ class _Shared(Sharing):
             renew=lease / 3,
             memory=streams.replay_memory,
         )
+        self.shipper.forget = hub.forget
         self.reading = Reading(link, layout, drivers, registry.find, cap=streams.transcript_cap, lease=lease)
         self._reaper = registry.fleet.reaper
         self._reaper.heirs = self._heirs = Heirs(
@@ -111,9 +117,12 @@ class _Shared(Sharing):
             layout,
             drivers,
             streams.transcript_cap,
-            self._alive,
+            lambda: self._reaper.alive,
             hub.running.__contains__,
+            registry.fleet.push,
         )
+        self.reading.adopt = self._heirs.adopt
+        self._link = link
         self._tasks: list[asyncio.Task[None]] = []
 
         async def claimed(key: str) -> bool:
@@ -129,15 +138,17 @@ class _Shared(Sharing):
         ):
             self._tasks.append(asyncio.create_task(loop, name=name))
 
-    def _alive(self, node: str) -> bool:
-        return node in self._reaper.alive
-
     def heir(self, accept: Accept | None) -> None:
         self._heirs.accept = accept
 
-    @property
-    def heirs(self) -> bool:
-        return bool(self._reaper.alive)
+    def leaving(self) -> None:
+        self._heirs.leaving = True
+
+    async def heirs(self) -> bool:
+        deadline = time.monotonic() + _STUMBLE
+        while not self._link.healthy and time.monotonic() < deadline:  # noqa: ASYNC110 - two ends
+            await asyncio.sleep(0.05)
+        return self._link.healthy
 
     def ahead(self, producer: Producer) -> None:
         self.shipper.ahead(producer)
@@ -150,7 +161,9 @@ class _Shared(Sharing):
         self.shipper.ahead(producer, Shipment(producer, mark, legacy.stream.epoch))
 
     def moved(self, producer: Producer) -> None:
+        who = producer.stream.identity
         self.shipper.moved(producer)
+        self._reaper.moved(stream_key(who.id, who.owner))
 
     def ended(self, producer: Producer) -> None:
         self.shipper.ended(producer)

@@ -12,13 +12,15 @@ from config.schema import Route
 from gateway.routing.course import Routed
 from gateway.routing.degrading import Instead, Spare, Spared
 from gateway.routing.legs import Ask, World, build_leg, preferred
+from gateway.routing.places import no_room
 from gateway.routing.policies import Candidate
 from gateway.routing.router import Decision
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 from gateway.streams.course import Leg
 
 PERMIT = 10.0  # seconds within which a trial must begin
 TRIAL = 30.0  # seconds for which nobody else in the fleet may try
+_Able = tuple[Candidate, Leg, tuple[str, ...]]  # who can be asked, how, and what is dropped for it
 _REFUSED = 1.0  # seconds until a refused permit is asked for again
 
 
@@ -39,28 +41,49 @@ async def begin(
 
 async def _placed(decision: Decision, ask: Ask, world: World, priority: int, spare: Spare | None) -> Routed:
     await ripen(decision.candidates, world)
+    first = None
+    while first is None:  # each round takes a place, or finds one more backend full
+        first = await _taken(decision, ask, world, priority)
+    if spare is not None:
+        return Spared(decision, ask, world, first, placed=True, spare=spare)
+    return Routed(decision, ask, world, first, placed=True)
+
+
+async def _taken(decision: Decision, ask: Ask, world: World, priority: int) -> _Able | None:
+    """Who is asked first, its place taken; None: it turned out to be full. Raises BackendError."""
     upstreams = world.upstreams
     known = [c for c in decision.candidates if upstreams.find(c.backend)]  # a reload may have come meanwhile
     standing = [c for c in known if upstreams[c.backend].breaker.allows(upstreams.clock())]
     if not standing:
-        raise _resting(known, upstreams)
+        raise resting(known, upstreams)
     able = _able(preferred(standing, upstreams), decision.route, ask, world)
-    first = next((one for one in able if not upstreams[one[0].backend].full), able[0])
-    waits = [c.backend for c, _, _ in able if upstreams[c.backend].backend.queue.size]
-    full = upstreams[able[-1][0].backend].full
-    if full:
-        place = await upstreams.place(waits or [first[0].backend], priority)
+    first = next((one for one in able if not upstreams[one[0].backend].full), None)
+    if first is None:
+        place = await upstreams.place(_queues(able, upstreams), priority)
         first = next(one for one in able if one[0].backend == place)
-    if spare is not None:
-        return Spared(decision, ask, world, first, placed=full, spare=spare)
-    return Routed(decision, ask, world, first, placed=full)
+    elif not await upstreams.occupy(first[0].backend):
+        return None
+    upstream, paid = upstreams[first[0].backend], False
+    try:
+        paid = await upstreams.spend(upstream.name, ask.tokens)
+    finally:
+        if not paid:
+            upstream.give()
+    return first if paid else None
 
 
-def _able(
-    candidates: Iterable[Candidate], route: Route, ask: Ask, world: World
-) -> list[tuple[Candidate, Leg, tuple[str, ...]]]:
+def _queues(able: Iterable[_Able], upstreams: Upstreams) -> list[str]:
+    """The full backends that can be waited for. Raises NoRoom when there are none."""
+    full = [upstreams[candidate.backend] for candidate, _, _ in able]
+    found = [upstream.name for upstream in full if upstream.backend.queue.size and not upstream.left()]
+    if not found:
+        raise no_room(full)
+    return found
+
+
+def _able(candidates: Iterable[Candidate], route: Route, ask: Ask, world: World) -> list[_Able]:
     """Those that can be asked this: the first, and while it is full the others. Raises the first one's BackendError."""
-    found: list[tuple[Candidate, Leg, tuple[str, ...]]] = []
+    found: list[_Able] = []
     problem: BackendError | None = None
     for candidate in candidates:
         try:
@@ -91,7 +114,8 @@ async def ripen(candidates: Iterable[Candidate], world: World) -> None:
                 upstream.claim_after = now + _REFUSED
 
 
-def _resting(candidates: Iterable[Candidate], upstreams: Upstreams) -> BackendError:
+def resting(candidates: Iterable[Candidate], upstreams: Upstreams) -> BackendError:
+    """The refusal while the breakers of all these are open."""
     found = [upstreams[name] for name in dict.fromkeys(c.backend for c in candidates)]
     waits = [one.breaker.wait(upstreams.clock()) for one in found]
     kinds = [one.breaker.reason.partition(":")[0] or "failures" for one in found]  # clients are not told its own words

@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.routing.upstream import Upstream, Upstreams
+from gateway.routing.upstream import Upstream
+from gateway.routing.upstreams import Upstreams
 
 
 class Circuit(Struct, frozen=True, rename="camel"):

@@ -47,7 +47,7 @@ class Routed:
         self._known: dict[str, Upstream] = {}  # as it was when a place was taken: a reload may forget it
         self._retrying = self._closed = False
         self._upstreams.budget.streams += 1
-        self._took(self.leg, placed=placed)
+        self.leg = self._took(self.leg, placed=placed)
         self.hedge_after = self._hedge_after()
 
     def _hedge_after(self) -> float | None:
@@ -74,7 +74,7 @@ class Routed:
     def next(self, error: BackendError) -> Leg | None:
         """Another backend, or the same one again if there is no other and it may be waited for."""
         if self._api_unknown() and without_api(error):
-            return self._by_main_api()
+            return self._by_main_api(error)
         if not error.code.elsewhere or len(self._tried) >= self._limit:
             return None
         fresh = [c for c in self._open() if c.backend not in self._tried]
@@ -162,7 +162,7 @@ class Routed:
         leg = self._last
         return beside(leg, self._world) and leg.driver.dialect not in self._known[leg.backend].apis
 
-    def _by_main_api(self) -> Leg | None:
+    def _by_main_api(self, error: BackendError) -> Leg | None:
         """The server lacks the client's API: the same backend by its main one, now and from now on."""
         last = self._last
         self._known[last.backend].apis[last.driver.dialect] = False
@@ -171,8 +171,9 @@ class Routed:
             return None
         try:
             leg, self.dropped = build_leg(same, self.route, self._ask, self._world)
-        except BackendError:
-            return None  # it cannot be asked this by its main one: what it said stands
+        except BackendError as refusal:
+            error.become(refusal)  # it cannot be asked this by its main one, and that is why
+            return None
         return self._took(leg)
 
     def _launched(self, candidates: list[Candidate], delay: float, error: BackendError | None) -> Leg | None:
@@ -208,6 +209,7 @@ class Routed:
         self._known[leg.backend] = upstream
         if not placed:
             upstream.take()
+            leg = replace(leg, transport=self._upstreams.leased(upstream, leg.transport, self._ask.tokens))
         if upstream.breaker.begin():
             self._trials.add(leg.backend)
         self._held[leg.backend] += 1

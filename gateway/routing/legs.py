@@ -1,6 +1,7 @@
 """What a candidate is asked: the leg of an attempt from the beginning, and who is to be asked before whom.
 
-Law: a client's body goes on unchanged where the backend speaks its dialect; else the neutral request is fitted to it.
+Law: a client's body goes on unchanged where the backend speaks its dialect; else the neutral request is fitted to its
+main API, and to another of its own only where the main one would refuse it.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from msgspec.structs import replace
 from backends.base import Driver, HttpRequest
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.fit import fit
+from backends.contract.request import ChatRequest
 from backends.transport import Transport
 from config.schema import Route
 from gateway.routing.policies import Candidate
 from gateway.routing.resuming import Wanted
 from gateway.routing.rewriting import rewrites, rewritten_body
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 from gateway.streams.course import Leg
 
 
 class Ask(Struct, frozen=True):
     """What is asked: the neutral request as the route made it, the client's own body, and what is done to every call
-    that hands that body on."""
+    that hands that body on. `tokens`: how many it will probably use."""
 
     wanted: Wanted
     body: dict[str, Any]
     hand_on: Callable[[HttpRequest], HttpRequest]
+    tokens: int = 0
 
 
 class World(Struct, frozen=True):
@@ -53,12 +56,26 @@ def build_leg(candidate: Candidate, route: Route, ask: Ask, world: World) -> tup
         body = rewritten_body(ask.body, route, driver.dialect, main.limit) if rewrites(route) else ask.body
         request = ask.hand_on(driver.forward(body, candidate.model))
     else:
-        driver = main
         neutral = replace(ask.wanted.request, model=candidate.model)
-        neutral, dropped = fit(neutral, driver.expresses, candidate.backend, driver.dialect)
-        dropped += driver.drops(neutral)
-        request = driver.prepare(neutral)
+        lacks = upstream.apis if upstream is not None else {}
+        others = [sibling for sibling in main.beside() if lacks.get(sibling.dialect) is not False]
+        driver, request, dropped = translated(neutral, candidate.backend, (main, *others))
     return Leg(candidate.backend, candidate.model, driver, request, world.transports[candidate.backend]), dropped
+
+
+def translated(
+    request: ChatRequest, backend: str, voices: Iterable[Driver]
+) -> tuple[Driver, HttpRequest, tuple[str, ...]]:
+    """The first of a backend's APIs that can be asked this, what it is asked, and what was dropped. Raises what the
+    first one says, a BackendError, when none can."""
+    refusal: BackendError | None = None
+    for driver in voices:
+        try:
+            fitted, dropped = fit(request, driver.expresses, backend, driver.dialect)
+            return driver, driver.prepare(fitted), dropped + driver.drops(fitted)
+        except BackendError as error:
+            refusal = refusal or error
+    raise refusal or BackendError(ErrorCode.NO_UPSTREAM, f"backend {backend!r} has no API")
 
 
 def beside(leg: Leg, world: World) -> bool:

@@ -1,6 +1,7 @@
 """Which models there are: names of routes, and what backends behind a glob have.
 
-Law: listing never fails for a backend that is away: its last answer stands, or else the names its configuration gives.
+Law: listing never fails for a backend that is away: its last answer stands, or else the names its configuration gives;
+one whose breaker is open is not asked.
 Answers are kept for a minute; whoever comes while they are fetched waits for the same ones.
 """
 
@@ -12,11 +13,13 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
-from backends.base import Driver
+from backends.base import Driver, HttpRequest
 from backends.contract.errors import BackendError
 from backends.transport import Transport
 from config.values import glob_matches
+from gateway.routing.asides import ask_small
 from gateway.routing.router import Router
+from gateway.routing.upstreams import Upstreams
 
 _FRESH = 60.0  # seconds a list is kept
 _PATIENCE = 3.0  # seconds a backend may take to answer
@@ -31,11 +34,13 @@ class ModelList:
         drivers: dict[str, Driver],
         transports: dict[str, Transport],
         clock: Callable[[], float] = time.monotonic,
+        upstreams: Upstreams | None = None,
     ) -> None:
         self._router = router
         self._drivers = drivers
         self._transports = transports
         self._clock = clock
+        self._upstreams = upstreams
         self._known: dict[str, str] = {}
         self._last: dict[str, list[str]] = {}  # what each backend answered when it last did
         self._until = -1.0
@@ -77,9 +82,17 @@ class ModelList:
         if request is None:
             return list(driver.read_models(b""))
         try:
-            status, _headers, body = await self._transports[backend].fetch(request, _PATIENCE)
+            status, body = await self._fetched(backend, request)
             if status == 200:
                 self._last[backend] = list(driver.read_models(body))
         except (BackendError, msgspec.DecodeError, ValueError, KeyError, TypeError):
             pass  # it is away or talks nonsense: health checks tell of that, a list of names need not
         return self._last.get(backend) or list(driver.backend.models)
+
+    async def _fetched(self, backend: str, request: HttpRequest) -> tuple[int, bytes]:
+        transport = self._transports[backend]
+        if self._upstreams is None:
+            status, _headers, body = await transport.fetch(request, _PATIENCE)
+        else:
+            status, _headers, body = await ask_small(self._upstreams, transport, backend, request, _PATIENCE)
+        return status, body

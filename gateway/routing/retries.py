@@ -11,6 +11,7 @@ FLOOR = 3
 PATIENCE = 2.0  # seconds of Retry-After that are waited for; longer ones are the client's to wait
 _FIRST_PAUSE = 0.1  # seconds before the same backend is asked again, doubled each time
 _LONGEST_PAUSE = 2.0
+_SCATTER = 0.2  # of a Retry-After, by which those who were all told the same come back apart
 
 
 class Budget:
@@ -37,6 +38,9 @@ class Budget:
 def pause(round_: int, retry_after: float | None, die: float) -> float | None:
     """Seconds before the same backend is asked for the `round_`th time again (from 1); None: it asks for more than a
     stream should wait. `die`: 0 to 1, so that those who failed together do not come back together."""
-    if retry_after is not None:
-        return retry_after if retry_after <= PATIENCE else None
-    return min(_FIRST_PAUSE * 2.0 ** (round_ - 1), _LONGEST_PAUSE) * (0.5 + die / 2)
+    if retry_after is not None and retry_after > PATIENCE:
+        return None
+    own = min(_FIRST_PAUSE * 2.0 ** (round_ - 1), _LONGEST_PAUSE) * (0.5 + die / 2)
+    if retry_after is None:
+        return own
+    return max(own, retry_after * (1 + _SCATTER * die))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Backend, Config, Match, Route, Target
@@ -70,6 +71,7 @@ class Router:
     def __init__(self, config: Config, seen: Callable[[], State], die: Callable[[], float] = random.random) -> None:
         self._routes = config.routes or _implied(config)
         self._backends: Mapping[str, Backend] = config.backends
+        self._owners = {key.id: key.owner for key in config.keys}
         self._seen = seen
         self._die = die
         self._turns: dict[int, int] = {}
@@ -130,7 +132,8 @@ class Router:
 
     def explain(self, asking: Asking) -> Iterator[dict[str, Any]]:
         """Every route down to the one that is taken, and why; the last one has the candidates with their scores. Turns
-        are not used up."""
+        are not used up. A key that is named speaks for its owner."""
+        asking = replace(asking, owner=asking.owner or self._owners.get(asking.key, ""))
         model = asking.model or self._default_model()
         for number, route in enumerate(self._routes):
             why = mismatch(route, model, asking)

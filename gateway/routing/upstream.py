@@ -1,7 +1,7 @@
-"""What a worker knows of each backend while it runs: breaker, speed, load, who streams there, who waits. No I/O.
+"""What a worker knows of a backend while it runs: breaker, speed, load, who streams there, who waits. No I/O.
 
 Law: this outlives the configuration: a reload changes the rules and keeps what was learnt. Every place taken is given
-back once, by the course that took it.
+back once, by the course that took it; with it goes the fleet's lease of it, to who waits here, or back to all.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import asyncio
 import heapq
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable
 
-from backends.contract.errors import BackendError, ErrorCode
+from backends.contract.errors import BackendError
 from config.schema import Backend
 from gateway.routing.breaker import OVERLOADED, Breaker, verdict
+from gateway.routing.places import Places
 from gateway.routing.policies import Seen
-from gateway.routing.retries import Budget
 
 _MEMORY = 128  # first tokens that are remembered for percentiles
 _ENOUGH = 20  # before that a percentile says nothing
@@ -32,10 +32,15 @@ class Waiter:
 
 
 class Upstream:
-    """One backend. `active`: streams of this worker that are there now."""
+    """One backend. `active`: streams of this worker that are there now; `leases`: the fleet's places they hold."""
 
-    def __init__(self, name: str, backend: Backend) -> None:
+    def __init__(self, name: str, backend: Backend, clock: Callable[[], float], places: Places | None = None) -> None:
         self.name = name
+        self.leases: list[str] = []
+        self.crowded = 0.0  # until then the streams of other workers are known to have all places
+        self.spent_by = ""  # the rate that is used up, and until when
+        self._spent = 0.0
+        self._clock, self._places = clock, places
         self.backend = backend
         self.breaker = Breaker(backend.breaker)
         self.active = 0
@@ -52,8 +57,20 @@ class Upstream:
 
     @property
     def full(self) -> bool:
-        """Whether it carries as many streams of this worker as it may."""
-        return 0 < self.backend.max_streams <= self.active
+        """Whether no stream can be sent there now: all places are taken, or others wait for one, or it has had its
+        requests of this minute."""
+        most, now = self.backend.max_streams, self._clock()
+        if most and (most <= self.active or now < self.crowded or (self._places is not None and self.waiting)):
+            return True
+        return now < self._spent
+
+    def left(self) -> float:
+        """Seconds until its rate allows another request; 0: at once."""
+        return max(0.0, self._spent - self._clock())
+
+    def spent(self, limit: str, seconds: float) -> None:
+        """A rate of it is used up for so long."""
+        self.spent_by, self._spent = limit, self._clock() + seconds
 
     def seen(self, now: float) -> Seen:
         """As policies see it."""
@@ -95,13 +112,45 @@ class Upstream:
         self.active += 1
 
     def give(self) -> None:
-        """A stream left; who waits first (of the highest priority) takes its place."""
+        """A stream left; who waits first (of the highest priority) takes its place, and the lease of it."""
         self.active -= 1
-        while self._queue and not self.full:
+        lease = self.leases.pop() if len(self.leases) > self.active else ""
+        while (lease or self._places is None) and self._room_here() and (waiter := self._next()) is not None:
+            waiter.place.set_result(self.name)
+            self.take()
+            if lease:
+                self.leases.append(lease)
+                return
+        if lease and self._places is not None:
+            self._places.give(self.name, lease)
+            self.crowded = 0.0
+
+    def leave(self, lease: str = "") -> None:
+        """A place that was not to be had, or not wanted any more when it was: nobody here is any better off."""
+        self.active -= 1
+        self.keep(lease)
+
+    def keep(self, lease: str) -> None:
+        """A lease was granted; one too many goes back."""
+        if lease:
+            self.leases.append(lease)
+        while len(self.leases) > self.active and self._places is not None:
+            self._places.give(self.name, self.leases.pop())
+
+    def _room_here(self) -> bool:
+        return not 0 < self.backend.max_streams <= self.active
+
+    def _next(self) -> Waiter | None:
+        while self._queue:
             waiter = heapq.heappop(self._queue)[2]
             if not waiter.place.done():
-                waiter.place.set_result(self.name)
-                self.take()
+                return waiter
+        return None
+
+    def first(self, waiter: Waiter) -> bool:
+        """Whether nobody waits before this one, and this worker alone does not carry all it may."""
+        waiting = (entry for entry in sorted(self._queue) if not entry[2].place.done())
+        return self._room_here() and next((entry[2] for entry in waiting), None) is waiter
 
     def enqueue(self, waiter: Waiter, priority: int) -> bool:
         """Wait for a place; the highest priority first. False when as many wait as may."""
@@ -117,98 +166,3 @@ class Upstream:
     def waiting(self) -> int:
         """How many wait."""
         return sum(1 for entry in self._queue if not entry[2].place.done())
-
-
-class Upstreams:
-    """All of them, and the retry budget. `clock`: monotonic seconds; `claim` asks for the fleet's permit for a trial
-    (the backend, for how many seconds), `unclaim` gives it back; `paused`: backends operators have switched off."""
-
-    def __init__(
-        self,
-        backends: Mapping[str, Backend],
-        clock: Callable[[], float],
-        claim: Callable[[str, float], Awaitable[bool]],
-        unclaim: Callable[[str], None],
-        paused: Callable[[], Collection[str]] = tuple,
-    ) -> None:
-        self.clock, self.claim, self.unclaim, self.paused = clock, claim, unclaim, paused
-        self.budget = Budget()
-        self._known: dict[str, Upstream] = {}
-        self.configure(backends)
-
-    def configure(self, backends: Mapping[str, Backend]) -> None:
-        """A new configuration: rules change, what was learnt stays; backends that are gone are forgotten, when
-        nobody is there any more."""
-        for name, backend in backends.items():
-            known = self._known.get(name)
-            if known is None:
-                self._known[name] = Upstream(name, backend)
-            else:
-                known.backend, known.breaker.rules = backend, backend.breaker
-        gone = [up for name, up in self._known.items() if name not in backends]
-        for upstream in gone:
-            if not upstream.active and not upstream.waiting:
-                del self._known[upstream.name]
-
-    def __getitem__(self, name: str) -> Upstream:
-        """Raises KeyError."""
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[Upstream]:
-        return iter(list(self._known.values()))
-
-    def find(self, name: str) -> Upstream | None:
-        """One backend, or None."""
-        return self._known.get(name)
-
-    def seen(self) -> dict[str, Seen]:
-        """As policies see them now."""
-        now = self.clock()
-        return {name: upstream.seen(now) for name, upstream in self._known.items()}
-
-    def figures(self) -> dict[str, int]:
-        """The breakers, for metrics."""
-        return {name: upstream.breaker.state.figure for name, upstream in self._known.items()}
-
-    def reset(self, name: str) -> bool:
-        """Close a breaker by hand. False: no such backend."""
-        upstream = self._known.get(name)
-        if upstream is not None:
-            upstream.breaker.reset(self.clock())
-            upstream.spared = 0.0
-        return upstream is not None
-
-    async def place(self, names: Iterable[str], priority: int) -> str:
-        """Wait for a place with one of these full backends: its name, the place taken. Raises BackendError SHED."""
-        waiter = Waiter(asyncio.get_running_loop().create_future())
-        queues = [self._known[name] for name in names]
-        entered = [upstream for upstream in queues if upstream.enqueue(waiter, priority)]
-        if not entered:
-            raise _no_place(queues[0], "and its queue is full")
-        longest = max(float(upstream.backend.queue.timeout) for upstream in entered)
-        taken = ""
-        try:
-            async with asyncio.timeout(longest):
-                taken = await waiter.place
-        except TimeoutError:
-            raise _no_place(entered[0], f"and none ended within {longest:g} s") from None
-        finally:
-            if not taken:
-                _declined(waiter, entered)
-        return taken
-
-
-def _declined(waiter: Waiter, entered: Iterable[Upstream]) -> None:
-    """Nobody waits any more. A place that was given at the very moment goes to the next one."""
-    place = waiter.place
-    if place.done() and not place.cancelled():
-        next(upstream for upstream in entered if upstream.name == place.result()).give()
-    else:
-        place.cancel()
-
-
-def _no_place(upstream: Upstream, why: str) -> BackendError:
-    limit = upstream.backend.max_streams
-    text = f"backend {upstream.name!r} carries {upstream.active} of {limit} streams"
-    text += f" (backends.{upstream.name}.max_streams) {why}; try again"
-    return BackendError(ErrorCode.SHED, text, retry_after=1)

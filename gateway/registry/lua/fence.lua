@@ -1,9 +1,12 @@
 -- End a shared transcript whose node is gone: no entry can come after this one. A terminal entry that is there stays.
--- KEYS: log. ARGV: the publishing command, the id, the log's life in ms, then the words.
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- KEYS: log. ARGV: the publishing command, the number of terminal entries, the log's life in ms, the entry.
+local last = redis.pcall('LINDEX', KEYS[1], -1)
+if type(last) ~= 'string' then
   return 0
 end
-redis.pcall('XADD', KEYS[1], ARGV[2], unpack(ARGV, 4))
+if tonumber(string.match(last, '^%d+') or '0') < tonumber(ARGV[2]) then
+  redis.call('RPUSH', KEYS[1], ARGV[4])
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call(ARGV[1], KEYS[1], ARGV[2])
 return 1
