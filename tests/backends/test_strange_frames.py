@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import ValidationError, convert, to_builtins
 
 from backends import catalog
-from backends.contract.events import Event, Failed
+from backends.contract.events import Event, Failed, OtherChoice
 from config.schema import Backend
 
 ROOT = Path(__file__).parent.parent / "transcripts"
@@ -48,7 +48,10 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def check(event: Event) -> None:
-    if not isinstance(event, Failed):
+    if isinstance(event, OtherChoice):
+        assert type(event.choice) is int
+        check(event.event)
+    elif not isinstance(event, Failed):
         try:
             convert(to_builtins(event), type(event))
         except ValidationError as error:

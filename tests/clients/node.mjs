@@ -1,5 +1,6 @@
 // Clients of Node, driven by the tests: a line of JSON asks one question ({client, base, tools}), a line of JSON answers with
 // what the client understood. What an SDK raises is in `error`, and so is an error part of the AI SDK's stream.
+// With `until`, the client reads so far only, and does as it is told then (leaving.mjs): two questions, two answers.
 import { createInterface } from "node:readline";
 import OpenAI from "openai";
 import Anthropic from "@anthropic-ai/sdk";
@@ -9,6 +10,7 @@ import { jsonSchema, streamText, tool } from "ai";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { STREAMS, leave } from "./leaving.mjs";
 
 const USER = [{ role: "user", content: "hi" }];
 const heard = () => ({ text: "", reasoning: "", calls: [], finish: "", usage: null, error: "" });
@@ -143,13 +145,15 @@ const CLIENTS = {
   "ai anthropic": (base, tools) => aiSdk(createAnthropic({ apiKey: "k", baseURL: `${base}/v1` })("m"), tools),
 };
 
-for await (const line of createInterface({ input: process.stdin })) {
-  const { client, base, tools } = JSON.parse(line);
-  let found;
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const tell = (found) => process.stdout.write(JSON.stringify({ ...heard(), ...found }) + "\n");
+const word = async () => JSON.parse((await lines.next()).value);
+
+for (let line = await lines.next(); !line.done; line = await lines.next()) {
+  const { client, base, tools, until } = JSON.parse(line.value);
   try {
-    found = await CLIENTS[client](base, tools);
+    tell(await (until ? leave(STREAMS[client], base, until, tell, word) : CLIENTS[client](base, tools)));
   } catch (error) {
-    found = { ...heard(), error: `${error?.name}: ${error?.message}` };
+    tell({ error: `${error?.name}: ${error?.message}` });
   }
-  process.stdout.write(JSON.stringify(found) + "\n");
 }

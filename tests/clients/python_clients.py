@@ -6,6 +6,8 @@ import json
 import sys
 from typing import Any
 
+from python_leaving import STREAMS, leave
+
 USER = [("user", "hi")]
 
 
@@ -98,14 +100,24 @@ CLIENTS = {
 }
 
 
+def tell(**found: Any) -> None:
+    print(json.dumps({**heard(), **found}), flush=True)
+
+
+def word() -> str:
+    said: str = json.loads(sys.stdin.readline())
+    return said
+
+
 def main() -> None:
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         asked = json.loads(line)
+        client, base, until = asked["client"], asked["base"], asked.get("until")
         try:
-            found = CLIENTS[asked["client"]](asked["base"], asked["tools"])
+            found = leave(STREAMS[client], base, until, tell, word) if until else CLIENTS[client](base, asked["tools"])
         except Exception as error:  # whatever it is, the test wants to see it
-            found = {**heard(), "error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(found), flush=True)
+            found = {"error": f"{type(error).__name__}: {error}"}
+        tell(**found)
 
 
 if __name__ == "__main__":

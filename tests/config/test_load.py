@@ -142,6 +142,7 @@ keys:
         ("server: {page: maybe}", 1, "server.page", "true or false"),
         ("server: {host: }", 1, "server.host", "no value"),
         ("streams: {keepalive: soon}", 1, "streams.keepalive", "duration"),
+        ("registry: {replay: 99999999999999999999999d}", 1, "registry.replay", "duration"),
         ("streams: {transcript_cap: big}", 1, "streams.transcript_cap", "size"),
         ("streams: {on_disconnect: grace}", 1, "streams.on_disconnect", "cancel, continue"),
         ("backends: {a: {url: 'http://x'}}", 1, "backends.a.driver", "required"),
@@ -368,3 +369,19 @@ def test_schema_refuses_what_load_refuses(text: str) -> None:
     """Editors would not show a mistake that `serve` stops at."""
     assert list(Draft202012Validator(json_schema()).iter_errors(yaml.safe_load(text)))
     assert read(text).config is None
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("server: {port: abc}", "remove the line"),
+        ("streams: {total_timeout: 5 minutes}", "remove the line"),
+        ("streams: {total_timeout: [5s]}", "one value"),
+        ("server: {protocols: native}", "[a, b]"),
+        ("server: 8080", "{name: value}"),
+        ("backends: {a: {url: 'http://h'}}", "add driver: …"),
+    ],
+)
+def test_a_wrong_kind_of_value_comes_with_a_suggestion_too(text: str, hint: str) -> None:
+    """A user who mistook a type would be told that it is wrong, and left with it."""
+    assert [hint in complaint.suggestion for complaint in read(text).complaints] == [True]

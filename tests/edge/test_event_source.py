@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +20,6 @@ CONFIG = """
 backends: {demo: {driver: demo}}
 routes: [{model: "*", to: demo}]
 """
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync")
 WATCH = """
 window.ids = []; window.opened = 0; window.over = false;
 const source = new EventSource('/api/v1/chat/stream?message=' + encodeURIComponent('[tokens=60] [rate=40]'));
@@ -79,17 +75,6 @@ class Breaking(threading.Thread):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # the other thread still reads from it: closing alone would not tell
             end.close()
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def test_an_event_source_survives_a_line_that_breaks(browser: webdriver.Chrome) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from itertools import pairwise
+from pathlib import Path
 
 import aiohttp
 import pytest
 from support.gateway import Gateway, start_gateway
 from support.nginx import nginx
+from support.process import free_port
 
 pytestmark = pytest.mark.edge
 
@@ -85,3 +89,72 @@ async def test_a_client_that_leaves_nginx_leaves_the_gateway(front: str, gateway
             async with session.get(url, headers={"Accept": "application/json"}) as told:
                 state = (await told.json())["state"]
     assert state == "client_gone"
+
+
+class Stub:
+    """A node that reads each request whole, notes it and gives one answer; without one it breaks the connection."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.seen: list[bytes] = []
+
+    async def __aenter__(self) -> Stub:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+        )
+        self.seen.append(head.partition(b" ")[0] + b" " + await reader.readexactly(length))
+        if self.status:
+            text = f"HTTP/1.1 {self.status}\r\nRetry-After: 7\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+            writer.write(text.encode())
+            await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "statuses", "answered"),
+    [
+        ("POST", "", {200, 502}, 3),  # died with it: the client decides
+        ("GET", "", {200}, 6),
+        ("POST", "503 Unavailable", {200}, 6),
+        ("GET", "503 Unavailable", {200}, 6),
+        ("POST", "down", {200}, 6),
+        ("POST", "500 Broken", {200, 500}, 3),
+    ],
+)
+async def test_what_is_asked_again(tmp_path: Path, method: str, first: str, statuses: set[int], answered: int) -> None:
+    """A prompt that a node died with would be sent, and paid for, a second time unasked; or a client would be refused
+    because one node drains or is down."""
+    async with AsyncExitStack() as stack:
+        bad, good = Stub(first), await stack.enter_async_context(Stub("200 OK"))
+        url = f"http://127.0.0.1:{free_port()}"
+        if first != "down":
+            url = (await stack.enter_async_context(bad)).url
+        front = stack.enter_context(nginx(tmp_path, url, good.url))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        got = []
+        for i in range(6):
+            async with session.request(
+                method, f"{front}/v1/x", data=b"%d" % i * 9000 if method == "POST" else None
+            ) as answer:
+                got.append(answer.status)
+    assert set(got) == statuses
+    assert len(good.seen) == answered
+    if method == "POST" and not first:
+        assert sorted(bad.seen + good.seen) == [b"POST " + b"%d" % i * 9000 for i in range(6)]
+
+
+async def test_when_all_refuse(tmp_path: Path) -> None:
+    """A client would not learn from whom and for how long it is refused."""
+    async with Stub("503 Unavailable") as one, Stub("503 Unavailable") as other, aiohttp.ClientSession() as session:
+        with nginx(tmp_path, one.url, other.url) as front:
+            async with session.post(f"{front}/v1/x", data=b"hi") as answer:
+                assert (answer.status, answer.headers["Retry-After"], await answer.text()) == (503, "7", "ok")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import http.server
 import json
-import shutil
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.support.ui import WebDriverWait
+from support.browser import network, run, until
 from support.gateway import start_gateway
 from support.nginx import nginx
 from support.process import free_port
@@ -22,7 +19,6 @@ from support.wire import Wire
 
 pytestmark = pytest.mark.edge
 
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync")
 CONFIG = """
 server: {port: {port}, drain_timeout: 2s, cors: {origins: ["http://127.0.0.1:%d"]}}
 backends: {demo: {driver: demo}}
@@ -47,17 +43,6 @@ window.ready = true;
 </script>"""
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture(scope="module")
 def app_port() -> int:
     return free_port()
@@ -74,29 +59,15 @@ def line(tmp_path_factory: pytest.TempPathFactory, app_port: int) -> Iterator[Wi
         gateway.stop()
 
 
-def run(browser: webdriver.Chrome, script: str) -> Any:
-    return browser.execute_script(script)  # type: ignore[no-untyped-call]
-
-
-def until(browser: webdriver.Chrome, script: str, seconds: float = 25) -> None:
-    WebDriverWait(browser, seconds, 0.05).until(lambda b: run(b, f"return {script}"))
-
-
 def outage(browser: webdriver.Chrome, line: Wire) -> None:
     """The network goes: open lines break, and the browser can make no new ones, and knows it."""
-    _network(browser, offline=True)
+    network(browser, offline=True)
     line.cut()
-
-
-def _network(browser: webdriver.Chrome, *, offline: bool) -> None:
-    browser.execute_cdp_cmd("Network.enable", {})
-    rates = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-    browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": offline, **rates})
 
 
 def back(browser: webdriver.Chrome) -> None:
     """The network is there again."""
-    _network(browser, offline=False)
+    network(browser, offline=False)
 
 
 def whole_answer(front: str) -> str:

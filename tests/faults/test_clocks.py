@@ -11,7 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from support.fleet import client, config, get, node, stream
+from support.fleet import LEASE, client, config, get, node, stream
+from support.fleet import until as until_body
 from support.redis_server import BINARY, RedisServer
 from support.registry_nodes import Node, until
 
@@ -25,6 +26,7 @@ class Clock:
     """The wall clock of the processes started with `env`; monotonic clocks stay true."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self._file = folder / "clock"
         self.set(0)
         self.env = {
@@ -105,3 +107,38 @@ async def test_a_gateways_clock_jumps_move_no_deadline(tmp_path: Path) -> None:
             found = await get(session, f"{a.url}/api/streaming/s")
             assert found["state"] == "timed_out"
             assert 2800 < found["receipt"]["durationMs"] < 4500
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not LIBRARY, reason="faketime is not installed")
+async def test_two_nodes_twenty_minutes_apart_are_one_fleet(tmp_path: Path) -> None:
+    """Nodes that compare their wall clocks would bury each other, or keep each other's dead streams (F 52)."""
+    clocks = [Clock(tmp_path / name) for name in ("a", "b")]
+    for clock, offset in zip(clocks, (600, -600), strict=True):
+        clock.set(offset)
+    with RedisServer() as redis:
+        async with (
+            client() as session,
+            node(redis.url, env=clocks[0].env) as a,
+            node(redis.url, env=clocks[1].env) as b,
+            stream(session, a, "one") as one,
+            stream(session, a, "two"),
+            stream(session, b, "three"),
+        ):
+            for gateway in (a, b):
+                listed = f"{gateway.url}/api/streaming/active"
+                await until_body(session, listed, lambda body: body["count"] == 3, 3)
+            await asyncio.sleep(LEASE * 2)
+            assert (await get(session, f"{b.url}/api/streaming/active"))["count"] == 3
+            async with session.get(f"{b.url}/api/streaming/one", headers={"Accept": "text/event-stream"}) as again:
+                await again.content.readuntil(b"event: token")
+                async with session.delete(f"{b.url}/api/streaming/one") as deleted:
+                    assert (deleted.status, (await deleted.json())["state"]) == (200, "cancelled")
+                assert b"event: done" in await again.content.read()
+            assert b"event: done" in await one.content.read()
+            a.kill()
+            lost = f"{b.url}/api/streaming/two"
+            await until_body(session, lost, lambda body: body["state"] == "node_lost", LEASE + 2)
+            assert (await get(session, f"{b.url}/api/streaming/active"))["count"] == 1
+            states = (await get(session, f"{b.url}/api/streaming/statistics"))["states"]
+            assert (states["cancelled"], states["node_lost"]) == (1, 1)

@@ -183,13 +183,39 @@ async def test_without_redis_readers_here_go_on(redis: RedisServer) -> None:
             secret = {"Authorization": "Bearer sk-of-nobody-else", "X-Stream-Id": "x"}
             async with at_a.post("/api/streaming/chat", json=said, headers=secret) as answer:
                 body = await answer.content.readuntil(b"w3 ")
-                stored = redis.command("XRANGE", "headgate:log:{x@anonymous}", "-", "+")
+                stored = redis.command("LRANGE", "headgate:log:{x@anonymous}", "0", "-1")
                 assert '"content":"hi"' in stored
                 assert "sk-of-nobody-else" not in stored
                 redis.kill()
                 body += await asyncio.wait_for(answer.content.read(), 5)
             assert b"w19" in body
             assert b"event: done" in body
+
+
+async def test_ended_when_it_had_gone_on_elsewhere(redis: RedisServer) -> None:
+    """A node that slept, and finds the whole rest of an answer waiting as it wakes, would show it all: other frames
+    under the same numbers than the node that went on with the stream."""
+    first, rest = token("w0 "), b"".join((token("w1 "), END, b"0\r\n\r\n"))
+    async with Upstream([head(), first, 0.6, rest]) as up:
+        route = Route(model="*", to=(Target("up"),), survive="node")
+        config = replace(fleet_config(up.url, redis.url), routes=(route,))
+        async with running(config) as a, client_of(a) as at_a:
+            said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+            async with at_a.post("/api/streaming/chat", json=said, headers={"X-Stream-Id": "x"}) as answer:
+                body = await answer.content.readuntil(b"w0 ")
+                log = "headgate:log:{x@anonymous}"
+                sent = redis.command("LINDEX", log, "-1").split("\r\n")[1].split("-")[0]
+                redis.command("RPUSH", log, f"{sent}-2 c\nanother")
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    body += await asyncio.wait_for(answer.content.read(), 5)
+            assert b"w1" not in body
+            assert b"event: done" not in body
+            part = b""
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1), at_a.get("/v1/streams/x?protocol=openai") as again:
+                    async for piece in again.content.iter_any():
+                        part += piece
+            assert b"w1" not in part
 
 
 @pytest.mark.soak

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ import pytest
 pytest.importorskip("xllamacpp")
 
 from support import llama
+from support.fuse import Fuse
 from support.inprocess import client, running
 from support.script_text import CHAIN, TEXT
 
@@ -27,44 +25,7 @@ from config.schema import Admin, Backend, Config, Route, Server, Target
 from gateway.app import Gateway
 
 pytestmark = pytest.mark.real
-AT = 70  # tokens after which the server is killed: 20 of thinking where there is a chat, and 50 of the answer
-
-
-class Fuse:
-    """Stands between the gateway and a server, passes all bytes on, and kills the server after so many frames."""
-
-    def __init__(self, server: llama.Llama, frames: int) -> None:
-        self._server, self._frames = server, frames
-        self._port = int(server.url.rpartition(":")[2])
-
-    @asynccontextmanager
-    async def lit(self) -> AsyncIterator[str]:
-        listener = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        try:
-            yield f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        finally:
-            listener.close()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            inward, outward = await asyncio.open_connection("127.0.0.1", self._port)
-            sending = asyncio.create_task(self._pass(reader, outward))
-            await self._count(inward, writer)
-            sending.cancel()
-        writer.transport.abort()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-
-    async def _count(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            writer.write(line)
-            self._frames -= line.startswith(b"data: {")
-            if self._frames == 0:
-                await writer.drain()
-                os.kill(self._server._process.pid, signal.SIGKILL)
-                return
+AT = 50  # tokens of text after which the server is killed; where there is a chat, 20 of thinking come before
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +39,7 @@ def survivor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llama.Llama]:
 async def gateway(survivor: llama.Llama, tmp_path: Path) -> AsyncIterator[Gateway]:
     doomed = llama.start("text", tmp_path / "one.log")
     try:
-        async with Fuse(doomed, AT).lit() as url:
+        async with Fuse(doomed.url, doomed.kill, AT).lit() as url:
             urls = {"one": url, "two": survivor.url}
             backends = {name: Backend(driver="llamacpp", url=url) for name, url in urls.items()}
             route = Route(model="*", to=(Target("one"), Target("two")), policy="ordered", on_failure="continue")
@@ -87,7 +48,8 @@ async def gateway(survivor: llama.Llama, tmp_path: Path) -> AsyncIterator[Gatewa
                 yield started
                 (receipt,) = [found for _, found in started.registry._receipts._items.values()]  # type: ignore[attr-defined]
                 assert [(t.backend, t.kind) for t in receipt.tries] == [("one", "start")]
-                assert AT - 5 < receipt.tries[0].tokens <= AT
+                assert AT - 5 < receipt.tries[0].tokens <= AT + 20
+                assert receipt.completion_tokens >= 199  # of both, whichever way the first one counts
     finally:
         doomed.stop()
 

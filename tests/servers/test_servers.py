@@ -5,27 +5,18 @@ One server at a time; each takes seconds (mlx, transformers) or a minute (vLLM) 
 
 from __future__ import annotations
 
-import re
-import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 import pytest
 from support import real_servers
 from support.plain_clients import CLIENTS
-from support.process import wait_until
 from support.script_text import TEXT, THINK, TOOL_ARGUMENTS, TOOL_NAME
 from support.scripted import CALLERS, behind, cancel, hear, offering
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(400)]
 
-# How each is configured, and what it makes of the script: white space around the thoughts is the server's own.
-DRIVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "mlx": ("openai", "/v1", {"responses": False}),
-    "transformers": ("openai", "/v1", {"done_marker": False}),
-    "vllm": ("vllm", "", {}),
-}
+# What it makes of the script: white space around the thoughts is the server's own.
 SAYS = {
     ("mlx", "text"): ("\n\n" + TEXT, THINK.lstrip()),
     ("transformers", "text"): (TEXT, ""),
@@ -37,7 +28,7 @@ Running = tuple[str, str, real_servers.Server]
 @pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     kind, model = request.param
-    lacking = real_servers.missing(kind, model)
+    lacking = real_servers.missing(kind)
     if lacking:
         pytest.skip(lacking)
     running = real_servers.start(kind, model, tmp_path_factory.mktemp(kind) / "log")
@@ -49,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def gateway(running: Running) -> AbstractAsyncContextManager[str]:
     """A gateway before it."""
-    driver, path, options = DRIVERS[running[0]]
+    driver, path, options = real_servers.DRIVERS[running[0]]
     return behind(driver, running[2].url + path, running[2].model, **options)
 
 
@@ -81,16 +72,9 @@ async def test_its_call(server: Running, client: str) -> None:
             assert (heard.finish, heard.text.strip()) == ("tool_calls", "")
 
 
-@pytest.mark.parametrize("server", [("vllm", "think")], indirect=True, ids="-".join)
+@pytest.mark.parametrize("server", [(kind, "endless") for kind in real_servers.PACKAGES], indirect=True, ids="-".join)
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_a_cancel(server: Running, client: str) -> None:
     """The server would go on writing for nobody."""
-    url = server[2].url
-
-    def idle() -> bool:
-        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as answer:
-            counts = re.findall(r"^vllm:num_requests_running.* (\S+)$", answer.read().decode(), re.MULTILINE)
-        return all(float(count) == 0 for count in counts)
-
     async with gateway(server) as base:
-        await cancel(client, base, lambda busy: busy or wait_until(idle, 5, "vLLM is idle"))
+        await cancel(client, base, lambda busy: server[2].wait_busy(busy, 5))

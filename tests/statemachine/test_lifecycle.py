@@ -4,44 +4,75 @@ nodes that are killed or restarted keeps the life-cycle invariants (`support/inv
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Coroutine
+import time
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
+import structlog
+import uvloop
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support.awake import Awake
 from support.invariants import at_rest
-from support.lifecycle import OWNERS, POLICIES, PROTOCOLS, Reading, Stream, World
+from support.lifecycle import OWNERS, POLICIES, PROTOCOLS, RUNS, Reading, Stream, World
+from support.mortal import quicken
+from support.plainly import BACKEND
 from support.redis_server import BINARY, RedisServer
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 
 WHERE = st.integers(0, 1)
 ANY = st.integers(0, 1_000_000)
+FATE = st.tuples(st.integers(0, 19), st.integers(1, 10), st.integers(0, 5))
+PARTS = 25
 NUMBERS = iter(range(1, 1_000_000_000))
+TROUBLE = {  # what may happen in a run besides clients and backends; most have none: it takes the longest
+    "test": ("",) * 17 + ("redis", "node", "redis and node"),
+    "soak": ("",) * 13 + ("redis",) * 3 + ("node",) * 3 + ("redis and node",),
+}
 SEEN: Counter[str] = Counter()  # how often each rule ran, and how streams ended
+LOG: deque[str] = deque(maxlen=400)  # the last lines, for whom a run fails
 
 
 class Lifecycle(RuleBasedStateMachine):
-    """`runner` and `redis` are the test's."""
+    """`runner`, `redis`, `awake` and `trouble` are the test's; `world` stays from one run to the next."""
 
     runner: asyncio.Runner
     redis: RedisServer
+    awake: Awake
+    trouble: tuple[str, ...]
+    worlds: list[World]
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.redis)
         self.bad = False
-        self.do(self.world.open())
+        self.may, self.steps, self.when, self.how = "", 0, 0, 0
+        if self.worlds and self.worlds[0].runs < RUNS:
+            self.world = self.worlds[0]
+            self.world.begin()
+            return
+        if self.worlds:
+            self.do(self.worlds.pop().close())
+        self.world = World(self.redis, self.awake)
+        self.do(self.world.open(), "worlds")
+        self.worlds.append(self.world)
 
     def do(self, work: Coroutine[Any, Any, Any], name: str = "") -> Any:
         """One step, in the loop; then as much time as what it set going needs to begin."""
 
         async def step() -> Any:
             found = await work
-            await asyncio.sleep(0.003)
+            await asyncio.sleep(0.001)
             return found
 
         if name:
@@ -63,9 +94,11 @@ class Lifecycle(RuleBasedStateMachine):
         found = [reading for stream in self.world.streams for reading in stream.readings]
         return found[pick % len(found)]
 
-    @initialize(at=WHERE, protocol=st.sampled_from(PROTOCOLS), words=st.integers(1, 4))
-    def first(self, at: int, protocol: str, words: int) -> None:
-        """There is a stream to do something with."""
+    @initialize(at=WHERE, protocol=st.sampled_from(PROTOCOLS), words=st.integers(1, 4), fate=FATE)
+    def first(self, at: int, protocol: str, words: int, fate: tuple[int, int, int]) -> None:
+        """There is a stream to do something with, and what is to come is settled."""
+        may, self.when, self.how = fate
+        self.may = self.trouble[may]
         self.begin(at, "alice", protocol, "continue", words)
 
     @precondition(lambda self: len(self.world.streams) < 8)
@@ -74,7 +107,7 @@ class Lifecycle(RuleBasedStateMachine):
         owner=st.sampled_from(OWNERS),
         protocol=st.sampled_from(PROTOCOLS),
         policy=st.sampled_from(POLICIES),
-        words=st.integers(0, 3),
+        words=st.sampled_from((0, 1, 2, 3, 1, 2)),
     )
     def start(self, at: int, owner: str, protocol: str, policy: str, words: int) -> None:
         """A client asks; two owners may use the same id."""
@@ -82,10 +115,11 @@ class Lifecycle(RuleBasedStateMachine):
 
     def begin(self, at: int, owner: str, protocol: str, policy: str, words: int) -> None:
         """A stream and its first reader."""
+        owner = self.world.owner(owner)
         name = f"s{sum(s.owner == owner for s in self.world.streams)}"
-        stream = Stream(name, owner, protocol, policy, f"canary{next(NUMBERS)}x")
+        stream = Stream(self.world, name, owner, protocol, policy, f"canary{next(NUMBERS)}x")
         stream.home = self.world.nodes[at]
-        stream.faulty = self.world.state != "well"
+        stream.hurt = self.world.state != "well"
         self.world.streams.append(stream)
         reading = Reading(self.world, stream, protocol)
         stream.readings.append(reading)
@@ -215,10 +249,10 @@ class Lifecycle(RuleBasedStateMachine):
             act = self.world.stage.act(stream.canary)
             for _ in range(20):
                 status, body = await self.world.ask("DELETE", at, f"/api/streaming/{stream.name}", stream.owner)
-                if status != 404 or stream.faulty or stream.readings[0].told:
+                if status != 404 or stream.faulty or stream.missing:
                     break
                 await asyncio.sleep(0.03)
-            assert status in (200, 202, 503) or (status == 404 and (stream.faulty or stream.readings[0].told)), (
+            assert status in (200, 202, 503) or (status == 404 and (stream.faulty or stream.missing)), (
                 status,
                 body,
             )
@@ -243,7 +277,7 @@ class Lifecycle(RuleBasedStateMachine):
     def stranger(self, pick: int, at: int, method: str) -> None:
         """10, 11: another owner's stream is as one that never was; without a key there is nothing at all."""
         stream = self.stream(pick)
-        other = next(o for o in OWNERS if o != stream.owner)
+        other = next(o for o in map(self.world.owner, OWNERS) if o != stream.owner)
 
         async def ask() -> None:
             assert (await self.world.ask(method, at, f"/api/streaming/{stream.name}", ""))[0] == 401
@@ -253,10 +287,13 @@ class Lifecycle(RuleBasedStateMachine):
 
         self.do(ask(), "stranger")
 
-    @precondition(lambda self: self.world.state == "well" and self.world.hurt < 2)
+    @precondition(lambda self: "redis" in self.may and self.world.state == "well" and self.world.hurt < 2)
     @rule(how=st.sampled_from(["freeze", "flush", "kill"]))
     def hurt_redis(self, how: str) -> None:
         """Frozen, emptied, or dead."""
+        self.hurt(how)
+
+    def hurt(self, how: str) -> None:
         self.world.fault()
         self.world.hurt += 1
 
@@ -280,23 +317,39 @@ class Lifecycle(RuleBasedStateMachine):
         """Redis is there again."""
         self.do(self.world.heal(), "heal")
 
-    @precondition(lambda self: self.world.streams and len(self.world.buried) < 2)
+    @precondition(lambda self: "node" in self.may and len(self.world.buried) < 2)
     @rule(at=WHERE, how=st.sampled_from(["kill", "stop"]))
     def restart(self, at: int, how: str) -> None:
         """A node crashes, or is told to end; another takes its place."""
+        self.replace(at, how)
+
+    @invariant()
+    def fate(self) -> None:
+        """In a run that may have trouble, there is."""
+        self.steps += 1
+        if self.steps == self.when and "redis" in self.may and self.world.state == "well":
+            self.hurt(("freeze", "flush", "kill")[self.how % 3])
+        if self.steps == self.when and "node" in self.may:
+            self.replace(self.how // 3, ("kill", "stop")[self.how % 2])
+
+    def replace(self, at: int, how: str) -> None:
         self.do(self.world.restart(at, how), f"node {how}")
 
     def teardown(self) -> None:
         try:
             if not self.bad:
-                self.do(at_rest(self.world))
+                self.do(at_rest(self.world), "runs with trouble" if self.may else "runs without trouble")
                 SEEN.update(f"ended {s.state}" for s in self.world.streams)
-                self.bad = True
-                self.do(self.world.close(), "examples")
+                SEEN["disturbed runs"] += self.world.disturbed
+                self.do(self.world.leave())
         finally:
-            self.runner.run(self._away())
+            if self.bad:
+                print(*LOG, sep="\n")
+                self.worlds.clear()
+                self.runner.run(self._away())
 
     async def _away(self) -> None:
+        """A run failed: nothing of its world stays."""
         if self.world.state == "frozen":
             self.redis.resume()
         elif self.world.state == "dead":
@@ -305,24 +358,59 @@ class Lifecycle(RuleBasedStateMachine):
             task.cancel()
 
 
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [(12, 20), pytest.param(450, 30, marks=(pytest.mark.soak, pytest.mark.timeout(3000)))],
-)
-def test_any_interleaving(examples: int, steps: int) -> None:
-    """A stream would end twice or never, a client would read a token twice or never, be told nothing, or another's."""
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The quicker world; its log is kept as it comes, and rendered for whom a run fails only."""
+
+    def keep(_logger: object, level: str, event: Any) -> Any:
+        LOG.append(f"{time.monotonic():.3f} {level} {event}")
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.configure(processors=[keep])
+    quicken(monkeypatch)
+    yield
+    structlog.configure(**before)
+
+
+def run(much: str, examples: int, steps: int) -> None:
+    """So many runs, and what happened in them."""
     SEEN.clear()
+    LOG.clear()
     how = settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
-        derandomize=steps == 20,
+        derandomize=much == "test",
         database=None,
-        phases=(Phase.generate, Phase.shrink) if steps != 20 else (Phase.generate,),
+        backend=BACKEND,
+        phases=(Phase.generate, Phase.shrink) if much == "soak" else (Phase.generate,),
         print_blob=False,
         suppress_health_check=list(HealthCheck),
     )
-    with asyncio.Runner() as runner, RedisServer() as redis:
-        Lifecycle.runner, Lifecycle.redis = runner, redis
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, RedisServer() as redis, Awake() as awake:
+        Lifecycle.runner, Lifecycle.redis, Lifecycle.awake = runner, redis, awake
+        Lifecycle.trouble, Lifecycle.worlds = TROUBLE[much], []
         run_state_machine_as_test(Lifecycle, settings=how)
-    print("\n" + ", ".join(f"{name} {count}" for name, count in sorted(SEEN.items())))
+        for world in Lifecycle.worlds:
+            runner.run(world.close())
+    runs = SEEN["runs without trouble"] + SEEN["runs with trouble"]
+    print(
+        f"\n{runs} runs in {time.monotonic() - began:.0f} s: " + ", ".join(f"{n} {c}" for n, c in sorted(SEEN.items()))
+    )
+    assert runs >= examples
+
+
+@pytest.mark.timeout(180)
+def test_any_interleaving(quick: None) -> None:
+    """A stream would end twice or never, a client would read a token twice or never, be told nothing, or another's."""
+    run("test", 165, 12)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_ten_thousand_interleavings(quick: None, part: int) -> None:
+    """The same, for what is rare; in parts, which workers take in turn."""
+    run("soak", 330, 16)

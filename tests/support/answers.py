@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from support.asks import ASKS
 from support.clients import Client
 from support.dialects import Said, Step
 from support.heard import Heard, meant
@@ -45,9 +46,14 @@ ANSWERS: dict[str, Said] = {
     "parallel tool calls": Said((*_ONE, *_TWO), "tool_calls"),
     "interleaved tool calls": Said(_MIXED, "tool_calls"),
     "usage: cached and reasoning tokens": Said(HELLO.steps, usage=(19, 7, 2, 4)),
+    "two choices": Said(HELLO.steps, others=(Said((Step("text", "Ho"), Step("text", " é☕"), _ONE[0]), "length"),)),
+    "log probabilities": Said(tuple(replace(step, logprobs=True) for step in HELLO.steps)),
     "finish: length": Said(HELLO.steps, "length"),
     "finish: content filter": Said(HELLO.steps, "content_filter"),
 }
+
+# What must be asked for to be told.
+_ASKED = {"two choices": "n", "log probabilities": "logprobs"}
 
 # What an API has no word for: thinking, calls, finish reasons, counts (2: reasoning tokens, 3: cached ones).
 _LACKS: dict[str, tuple[bool, bool, tuple[str, ...], tuple[int, ...]]] = {
@@ -72,16 +78,19 @@ def told_in(heard: Heard, api: str) -> Heard:
 
 
 def outcome(heard: Heard, said: Said, server_api: str, client_api: str) -> str:
-    """exact; server or client: its API has no word for part of it. Anything else says what is wrong."""
+    """exact; server or client: its API has no word for part of it; refused: the server was not asked, for it has no
+    word for what the client wants of it. Anything else says what is wrong."""
     whole = meant(said)
     by_server = told_in(whole, server_api)
     expected = told_in(by_server, client_api)
     if heard.error:
+        if "400" in heard.error and "cannot do" in heard.error:
+            return "refused"
         return f"raised {heard.error}"
     counts = zip(heard.usage, expected.usage, strict=True)
     if any(mine is not None and mine != theirs for mine, theirs in counts):
         return f"usage {heard.usage}, not {expected.usage}"
-    for name in ("text", "reasoning", "calls", "finish"):
+    for name in ("text", "reasoning", "calls", "finish", "logprobs", "others"):
         if getattr(heard, name) != getattr(expected, name):
             return f"{name} {getattr(heard, name)!r}, not {getattr(expected, name)!r}"
     if any(heard.ids) and heard.ids != expected.ids:
@@ -121,10 +130,13 @@ async def explore(client_name: str, kind: str) -> dict[str, str]:
     found: dict[str, str] = {}
     async with before(kind) as (server, base), client(client_name, base) as asking:
         for name, said in ANSWERS.items():
+            more = ASKS.get(client_name.removesuffix("_array"), {}).get(_ASKED.get(name, ""))
+            if name in _ASKED and more is None:
+                continue  # this client cannot ask for it
             server.answer = said
             outcomes = []
             for stream in (True, False):
-                heard = await asking.ask(stream=stream)
+                heard = await asking.ask(stream=stream, **(more or {}))
                 outcomes.append(outcome(heard, said, server.dialect, client_name))
             found[name] = outcomes[0] if outcomes[0] == outcomes[1] else " / whole: ".join(outcomes)
     return found

@@ -11,12 +11,12 @@ from support.arriving import (
     Nothing,
     Same,
     anthropic,
-    chat,
     generate,
     google,
     llamacpp,
     local,
     ollama,
+    openai,
     tgi,
 )
 
@@ -40,7 +40,7 @@ def within(part: Any, whole: Any) -> bool:
 
 
 _KINDS = {
-    "openai": chat, "vllm": local, "llamacpp": llamacpp, "tgi": tgi, "tgi generate": generate,
+    "openai": openai, "vllm": local, "llamacpp": llamacpp, "tgi": tgi, "tgi generate": generate,
     "anthropic": anthropic, "google": google, "ollama": ollama,
 }  # fmt: skip
 
@@ -48,10 +48,11 @@ _KINDS = {
 _OPENAI = frozenset(
     (*("model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "seed"),
      *("presence_penalty", "frequency_penalty", "stop", "tools", "tool_choice", "parallel_tool_calls", "user"),
-     *("response_format", "logprobs", "top_logprobs", "reasoning_effort"))
+     *("response_format", "logprobs", "top_logprobs", "reasoning_effort", "thinking_budget_tokens", "n"))
 )  # fmt: skip
 _NAMES: dict[str, frozenset[str]] = {
     "openai": _OPENAI,
+    "openai_responses": frozenset(("model", "input", "stream", "max_output_tokens", "tools", "store")),
     "tgi": frozenset(("inputs", "parameters")),
     "anthropic": frozenset(
         ("model", "messages", "system", "stream", "max_tokens", "temperature", "top_p", "top_k", "stop_sequences",

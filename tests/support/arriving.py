@@ -76,8 +76,20 @@ def chat() -> Json:
         },
         "JSON mode": {"response_format": {"type": "json_object"}},
         "logprobs": {"logprobs": True, "top_logprobs": 2},
+        "n": {"n": 2},
         "reasoning effort": {"reasoning_effort": "medium"},
+        "reasoning budget": {"reasoning_effort": "medium"},
         "user": {"user": "u1"},
+    }
+
+
+def openai() -> Json:
+    """What chat completions have no word for arrives at its Responses API, which keeps no copy."""
+    paper = _user([{"type": "input_text", "text": "hi"}, {"type": "input_file", "file_url": PAPER}])
+    return {
+        **chat(),
+        "files by URL": {"input": [paper], "store": False},
+        "tools at the provider": {"tools": [{"type": "web_search"}], "store": False},
     }
 
 
@@ -88,7 +100,12 @@ def local() -> Json:
 
 
 def llamacpp() -> Json:
-    return {**local(), "tool choice: by name": {**_TOOLS, "tool_choice": "required"}}
+    return {
+        **local(),
+        "tool choice: by name": {**_TOOLS, "tool_choice": "required"},
+        "reasoning effort": {"reasoning_effort": "medium", "thinking_budget_tokens": 4096},
+        "reasoning budget": {"reasoning_effort": Nothing(), "thinking_budget_tokens": 4096},
+    }
 
 
 def tgi() -> Json:
@@ -104,6 +121,7 @@ def generate() -> Json:
         "top_k": {"parameters": {"top_k": 7}},
         "seed": {"parameters": {"seed": 5}},
         "stop sequences": {"parameters": {"stop": ["END", "☕"]}},
+        "logprobs": {"parameters": {"top_n_tokens": 2}},
     }
 
 
@@ -146,6 +164,7 @@ def anthropic() -> Json:
         "images by URL": shown("image", {"type": "url", "url": PICTURE}),
         "files": shown("document", {"type": "base64", "media_type": "application/pdf", "data": PDF}),
         "files by URL": shown("document", {"type": "url", "url": PAPER}),
+        "tools at the provider": {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
         "JSON schema": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
         "reasoning effort": {"thinking": {"type": "enabled", "budget_tokens": Kind(int)}, "max_tokens": Kind(int)},
         "reasoning budget": {"thinking": {"type": "enabled", "budget_tokens": 4096}, "max_tokens": Kind(int)},
@@ -208,8 +227,10 @@ def google() -> Json:
         "files by URL": shown({"fileData": {"fileUri": PAPER, "mimeType": "application/pdf"}}),
         "audio": shown({"inlineData": {"mimeType": "audio/wav", "data": WAV}}),
         "JSON schema": config(responseMimeType="application/json", responseJsonSchema=SCHEMA),
+        "tools at the provider": {"tools": [{"googleSearch": {}}]},
         "JSON mode": config(responseMimeType="application/json"),
         "logprobs": config(responseLogprobs=True, logprobs=2),
+        "n": config(candidateCount=2),
         "reasoning effort": config(thinkingConfig={"thinkingBudget": Kind(int), "includeThoughts": True}),
         "reasoning budget": config(thinkingConfig={"thinkingBudget": 4096, "includeThoughts": True}),
     }

@@ -1,4 +1,4 @@
-"""Clients of the APIs the gateway serves: what they share, and openai-python (others: `sdk_clients`, `plain_clients`).
+"""Clients of the APIs the gateway serves: what they share, and openai-python (others: `*_client(s)` beside it).
 
 Each `ask` sends one request and returns what the client understood; what an SDK raises is in `Heard.error`.
 """
@@ -25,6 +25,7 @@ class Client(ABC):
     name: ClassVar[str]
     path: ClassVar[str]
     headers: ClassVar[dict[str, str]] = {}
+    raised: ClassVar[tuple[type[Exception], ...]] = RAISED  # by its SDK
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -44,7 +45,7 @@ class Client(ABC):
         heard = Heard()
         try:
             await (self.streamed if stream else self.whole)(heard, more)
-        except RAISED as error:
+        except self.raised as error:
             heard.error = f"{type(error).__name__}: {error}"
         return heard
 
@@ -93,6 +94,9 @@ class Chat(Client):
                 heard.usage = _openai_usage(chunk.usage)
             for choice in chunk.choices:
                 delta = choice.delta
+                if choice.index:
+                    heard.other(choice.index, delta.content or "", choice.finish_reason)
+                    continue
                 heard.text += delta.content or ""
                 heard.reasoning += getattr(delta, "reasoning_content", None) or getattr(delta, "reasoning", None) or ""
                 for call in delta.tool_calls or ():
@@ -112,6 +116,8 @@ class Chat(Client):
             heard.call(call.function.name, call.function.arguments, call.id)
         heard.finish, heard.usage = choice.finish_reason, _openai_usage(answer.usage)
         heard.logprobs = len((choice.logprobs and choice.logprobs.content) or ())
+        for other in answer.choices[1:]:
+            heard.other(other.index, other.message.content or "", other.finish_reason)
 
 
 class Completions(Chat):
@@ -130,13 +136,27 @@ class Completions(Chat):
             if chunk.usage is not None:
                 heard.usage = _openai_usage(chunk.usage)
             for choice in chunk.choices:
-                heard.text += choice.text or ""
-                heard.finish = choice.finish_reason or heard.finish
+                if choice.index:
+                    heard.other(choice.index, choice.text or "", choice.finish_reason)
+                else:
+                    heard.finish = choice.finish_reason or heard.finish
+                    self._read_text(heard, choice)
 
     async def whole(self, heard: Heard, more: Json) -> None:
         answer = await self.sdk.completions.create(**{**self.body(stream=False), **more})
-        heard.text, heard.finish = answer.choices[0].text, answer.choices[0].finish_reason or ""
-        heard.usage = _openai_usage(answer.usage)
+        heard.finish, heard.usage = answer.choices[0].finish_reason or "", _openai_usage(answer.usage)
+        self._read_text(heard, answer.choices[0])
+        for other in answer.choices[1:]:
+            heard.other(other.index, other.text, other.finish_reason)
+
+    def _read_text(self, heard: Heard, choice: Any) -> None:
+        said = choice.logprobs
+        if said and said.tokens:
+            offsets = [len(heard.text) + len("".join(said.tokens[:at])) for at in range(len(said.tokens))]
+            assert said.text_offset == offsets
+            assert len(said.token_logprobs) == len(said.tokens)
+            heard.logprobs += len(said.tokens)
+        heard.text += choice.text or ""
 
 
 class Responses(Chat):

@@ -17,6 +17,7 @@ from support.answers import SERVERS
 from support.asks import ASKS, FEATURES
 from support.plain_clients import CLIENTS
 
+from backends.base import Driver
 from backends.catalog import build
 from backends.contract.fit import Feature
 from config.schema import Backend
@@ -40,8 +41,8 @@ TITLES = {
 _HEAD = """# Compatibility
 
 Every client API before every kind of server. Written by `make compatibility` from what the contract suite
-(`tests/contract/`) found; do not edit it. The suite runs real SDKs (openai, anthropic, ollama) and plain HTTP against a
-gateway in front of scripted servers of each kind, and fails when a cell here is not what it finds.
+(`tests/contract/`) found; do not edit it. The suite runs real SDKs (openai, anthropic, ollama, google-genai) and
+plain HTTP against a gateway in front of scripted servers of each kind, and fails when a cell here is not what it finds.
 
 A client whose API the server has too (`Passthrough`) reads the server's own bytes, unknown fields and all. Any other
 (`Transcode`) is translated. Where both APIs have a word for a thing, it comes through exactly.
@@ -67,6 +68,7 @@ What a server says, and what the client's SDK makes of it, streamed and whole:
 - `exact`: text, reasoning, tool calls with their arguments, finish reason and token counts are those the server sent.
 - `server`: this server's API has no word for part of it. What it can say comes through exactly.
 - `client`: this client's API has no word for part of it. The rest comes through exactly.
+- `refused`: this server's API has no word for what the client wants to be told; it gets a 400 that says so.
 """
 
 _ENDINGS = """## Failures
@@ -78,7 +80,8 @@ and bodies are those of the client's API. A `DELETE` also makes the server stop 
 _TABLE = """## Dropped or refused
 
 The one table (`backends/contract/fit.py`) that decides what happens to a feature that a server of this kind cannot
-express. It is asked only where requests are translated.
+express. It is asked only where requests are translated. `beside`: not by the API such a server is usually asked in, but
+by another of its own, which is asked instead where only that one can say all of a request.
 """
 
 
@@ -137,13 +140,17 @@ def policies() -> str:
         name: build(name, Backend(driver=b.driver, url="http://127.0.0.1:9", options=b.options))
         for name, b in SERVERS.items()
     }
-    rows = [
-        _line(
-            feature.title, [f"{feature.policy}", *("yes" if feature in d.expresses else "" for d in drivers.values())]
-        )
-        for feature in Feature
-    ]
+    rows = [_line(feature.title, [f"{feature.policy}", *(_says(d, feature) for d in drivers.values())])
+            for feature in Feature]  # fmt: skip
     return _ruled("feature", ["otherwise", *drivers], rows)
+
+
+def _says(driver: Driver, feature: Feature) -> str:
+    if feature in driver.expresses:
+        return "yes"
+    kept_there = feature is Feature.STORED_TURNS  # only its own clients can name what it keeps
+    helps = feature.policy == "refuse" and not kept_there and any(feature in d.expresses for d in driver.beside())
+    return "beside" if helps else ""
 
 
 def committed() -> Cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from support.dialects import Json, Said, calls_whole
+from support.dialects import Json, Said, Step, calls_whole, logprob
 
 _CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -28,19 +28,21 @@ class _Story:
                 "parallel_tool_calls": True, "temperature": 1.0, "tool_choice": "auto", "tools": [], "top_p": 1.0,
                 **more}  # fmt: skip
 
-    def text(self, pieces: list[str]) -> None:
+    def text(self, steps: list[Step]) -> None:
         at = {"output_index": len(self.items), "item_id": f"msg_{len(self.items)}", "content_index": 0}
         part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         item: Json = {"id": at["item_id"], "type": "message", "role": "assistant", "status": "in_progress"}
         self.event("response.output_item.added", output_index=at["output_index"], item={**item, "content": []})
         self.event("response.content_part.added", **at, part=part)
-        for piece in pieces:
-            self.event("response.output_text.delta", **at, delta=piece, logprobs=[])
-        whole = "".join(pieces)
-        self.event("response.output_text.done", **at, text=whole, logprobs=[])
-        self.close({**item, "status": "completed", "content": [{**part, "text": whole}]})
+        for step in steps:
+            said = [logprob(step)] if step.logprobs else []
+            self.event("response.output_text.delta", **at, delta=step.text, logprobs=said)
+        whole, likely = "".join(step.text for step in steps), [logprob(step) for step in steps if step.logprobs]
+        self.event("response.output_text.done", **at, text=whole, logprobs=likely)
+        self.close({**item, "status": "completed", "content": [{**part, "text": whole, "logprobs": likely}]})
 
-    def think(self, pieces: list[str]) -> None:
+    def think(self, steps: list[Step]) -> None:
+        pieces = [step.text for step in steps]
         at = {"output_index": len(self.items), "item_id": f"rs_{len(self.items)}", "summary_index": 0}
         item: Json = {"id": at["item_id"], "type": "reasoning"}
         self.event("response.output_item.added", output_index=at["output_index"], item={**item, "summary": []})
@@ -51,7 +53,8 @@ class _Story:
         self.event("response.reasoning_summary_text.done", **at, text=whole)
         self.close({**item, "summary": [{"type": "summary_text", "text": whole}]})
 
-    def call(self, call_id: str, name: str, arguments: str) -> None:
+    def call(self, step: Step) -> None:
+        call_id, name, arguments = step.id, step.name, step.text
         at = {"output_index": len(self.items), "item_id": f"fc_{len(self.items)}"}
         item: Json = {"id": at["item_id"], "type": "function_call", "call_id": call_id, "name": name}
         begun = {**item, "arguments": "", "status": "in_progress"}
@@ -88,17 +91,15 @@ def responses(said: Said) -> list[bytes]:
     story = _Story(said)
     story.event("response.created", response=story.response("in_progress"))
     story.event("response.in_progress", response=story.response("in_progress"))
-    runs: list[tuple[str, list[str]]] = []
+    runs: list[tuple[str, list[Step]]] = []
     for step in calls_whole(said):
-        if step.kind == "call":
-            runs.append(("call", [step.id, step.name, step.text]))
-        elif runs and runs[-1][0] == step.kind:
-            runs[-1][1].append(step.text)
+        if runs and runs[-1][0] == step.kind != "call":
+            runs[-1][1].append(step)
         else:
-            runs.append((step.kind, [step.text]))
+            runs.append((step.kind, [step]))
     for kind, told in runs:
         if kind == "call":
-            story.call(*told)
+            story.call(told[0])
         elif kind == "text":
             story.text(told)
         else:

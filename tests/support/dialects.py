@@ -28,13 +28,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Said:
-    """A whole answer. `usage`: (prompt, completion, reasoning, cached); `broken`: an error ends it in its middle."""
+    """A whole answer. `usage`: (prompt, completion, reasoning, cached); `broken`: an error ends it in its middle;
+    `others`: the choices beside it, where several were asked for (their `usage` counts for nothing)."""
 
     steps: tuple[Step, ...]
     finish: str = "stop"
     usage: tuple[int, int, int, int] = (9, 5, 0, 0)
     broken: str = ""
     stop_sequence: str = ""
+    others: tuple[Said, ...] = ()
+
+
+def interleaved(tracks: list[list[bytes]]) -> list[bytes]:
+    """The frames of several choices, told side by side."""
+    longest = max(map(len, tracks))
+    return [track[at] for at in range(longest) for track in tracks if at < len(track)]
 
 
 def calls_whole(said: Said) -> list[Step]:
@@ -90,11 +98,22 @@ def _ending(said: Said, last: list[bytes]) -> list[bytes]:
 
 def chat(said: Said, thinks: str = "reasoning_content") -> list[bytes]:
     """Chat completion chunks. `thinks`: this server's name for reasoning."""
+    choices = (said, *said.others)
+    out = interleaved([_chat_choice(one, number, thinks) for number, one in enumerate(choices)])
+    counts = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": []}
+    finishes = [_chat_chunk(number, {}, one.finish) for number, one in enumerate(choices)]
+    return out + _ending(said, [*finishes, data({**counts, "usage": _openai_usage(said)}), b"data: [DONE]\n\n"])
 
-    def chunk(delta: Json, finish: str | None = None, **more: Any) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
-        return data({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
-                      "choices": [choice]})  # fmt: skip
+
+def _chat_chunk(number: int, delta: Json, finish: str | None = None, **more: Any) -> bytes:
+    choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish, **more}
+    return data({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
+                 "choices": [choice]})  # fmt: skip
+
+
+def _chat_choice(said: Said, number: int, thinks: str) -> list[bytes]:
+    def chunk(delta: Json, **more: Any) -> bytes:
+        return _chat_chunk(number, delta, **more)
 
     out = [chunk({"role": "assistant", "content": ""})]
     for step in said.steps:
@@ -108,22 +127,31 @@ def chat(said: Said, thinks: str = "reasoning_content") -> list[bytes]:
             name = {"name": step.name} if step.kind == "call" else {}
             call = {"index": step.index, **head, "function": {**name, "arguments": step.text}}
             out.append(chunk({"tool_calls": [call]}))
-    counts = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": []}
-    last = [chunk({}, said.finish), data({**counts, "usage": _openai_usage(said)}), b"data: [DONE]\n\n"]
-    return out + _ending(said, last)
+    return out
 
 
 def completions(said: Said) -> list[bytes]:
     """The older API: text alone."""
 
-    def chunk(text: str, finish: str | None = None) -> bytes:
-        choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+    def chunk(number: int, text: str, finish: str | None = None, logprobs: Json | None = None) -> bytes:
+        choice = {"index": number, "text": text, "logprobs": logprobs, "finish_reason": finish}
         return data({"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]})
 
-    out = [chunk(step.text) for step in said.steps if step.kind == "text"]
-    finish = "stop" if said.finish == "tool_calls" else said.finish
+    def track(number: int, one: Said) -> list[bytes]:
+        frames, offset = [], 0
+        for step in one.steps:
+            if step.kind == "text":
+                lists: Json = {"tokens": [step.text], "token_logprobs": [-0.5], "top_logprobs": [{step.text: -0.5}],
+                               "text_offset": [offset]}  # fmt: skip
+                frames.append(chunk(number, step.text, logprobs=lists if step.logprobs else None))
+                offset += len(step.text)
+        return frames
+
+    choices = list(enumerate((said, *said.others)))
     counts = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": []}
-    return out + _ending(said, [chunk("", finish), data({**counts, "usage": _openai_usage(said)}), b"data: [DONE]\n\n"])
+    finishes = [chunk(number, "", "stop" if one.finish == "tool_calls" else one.finish) for number, one in choices]
+    last = [*finishes, data({**counts, "usage": _openai_usage(said)}), b"data: [DONE]\n\n"]
+    return interleaved([track(*choice) for choice in choices]) + _ending(said, last)
 
 
 # -- Anthropic ---------------------------------------------------------------------------------------------------------

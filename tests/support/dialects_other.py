@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from support.dialects import Json, Said, calls_whole, data, dump, logprob
+from support.dialects import Json, Said, calls_whole, data, dump, interleaved, logprob
 
 
 def lines(said: Said, *, generate: bool = False) -> list[bytes]:
@@ -43,8 +43,9 @@ def contents(said: Said) -> list[bytes]:
     """Google's chunks, CRLF as it sends them; its completion tokens are without the thoughts."""
     prompt, completion, reasoning, cached = said.usage
 
-    def chunk(parts: list[Json], finish: str = "", **more: Any) -> bytes:
-        candidate: Json = {"content": {"parts": parts, "role": "model"}, "index": 0, **more}
+    def chunk(number: int, parts: list[Json], finish: str = "", **more: Any) -> bytes:
+        index = {"index": number} if number else {}  # a zero is left out on the wire
+        candidate: Json = {"content": {"parts": parts, "role": "model"}, **index, **more}
         counts: Json = {"promptTokenCount": prompt}
         if finish:
             candidate["finishReason"] = finish
@@ -53,35 +54,42 @@ def contents(said: Said) -> list[bytes]:
         body = {"candidates": [candidate], "usageMetadata": counts, "modelVersion": "m", "responseId": "r"}
         return data(body).replace(b"\n\n", b"\r\n\r\n")
 
-    out = []
-    for step in calls_whole(said):
-        if step.kind == "call":
-            call: Json = {"id": step.id, "name": step.name, "args": json.loads(step.text or "{}")}
-            out.append(chunk([{"functionCall": call}]))
-        else:
-            thought = {"thought": True} if step.kind == "think" else {}
-            chosen = {"token": step.text, "logProbability": -0.5}
-            more = {"logprobsResult": {"chosenCandidates": [chosen]}} if step.logprobs else {}
-            out.append(chunk([{"text": step.text, **thought}], **more))
+    def track(number: int, one: Said) -> list[bytes]:
+        frames = []
+        for step in calls_whole(one):
+            if step.kind == "call":
+                call: Json = {"id": step.id, "name": step.name, "args": json.loads(step.text or "{}")}
+                frames.append(chunk(number, [{"functionCall": call}]))
+            else:
+                thought = {"thought": True} if step.kind == "think" else {}
+                chosen = {"token": step.text, "logProbability": -0.5}
+                more = {"logprobsResult": {"chosenCandidates": [chosen]}} if step.logprobs else {}
+                frames.append(chunk(number, [{"text": step.text, **thought}], **more))
+        return frames
+
+    choices = list(enumerate((said, *said.others)))
+    out = interleaved([track(*choice) for choice in choices])
     if said.broken:
         error = {"code": 503, "message": said.broken, "status": "UNAVAILABLE"}
         return [*out, data({"error": error}).replace(b"\n\n", b"\r\n\r\n")]
-    return [*out, chunk([{"text": ""}], _GOOGLE[said.finish])]
+    return out + [chunk(number, [{"text": ""}], _GOOGLE[one.finish]) for number, one in choices]
 
 
 def generated(said: Said) -> list[bytes]:
     """TGI's `/generate_stream`: no space after `data:`; the end carries the whole text."""
-    texts = [step.text for step in said.steps if step.kind == "text"]
+    spoken = [step for step in said.steps if step.kind == "text"]
+    texts = [step.text for step in spoken]
     if not said.broken:
         texts.append("</s>")
 
     def event(at: int) -> bytes:
         last = at == len(texts) - 1 and not said.broken
         token = {"id": at, "text": texts[at], "logprob": -0.5, "special": last}
+        tops = {"top_tokens": [token]} if at < len(spoken) and spoken[at].logprobs else {}
         reason = "length" if said.finish == "length" else "eos_token"
         details = {"finish_reason": reason, "generated_tokens": said.usage[1], "input_length": said.usage[0]}
         ending = {"generated_text": "".join(texts[:-1]) if last else None, "details": details if last else None}
-        return f"data:{dump({'index': at + 1, 'token': token, **ending})}\n\n".encode()
+        return f"data:{dump({'index': at + 1, 'token': token, **tops, **ending})}\n\n".encode()
 
     out = [event(at) for at in range(len(texts))]
     if said.broken:

@@ -21,7 +21,13 @@ class Heard:
     finish: str = ""
     usage: tuple[int | None, ...] = ()
     logprobs: int = 0
+    others: dict[int, tuple[str, str]] = field(default_factory=dict)  # text and finish of the choices beside the first
     error: str = ""
+
+    def other(self, number: int, text: str, finish: str | None) -> None:
+        """More of another choice."""
+        before, known = self.others.get(number, ("", ""))
+        self.others[number] = (before + text, finish or known)
 
     def call(self, name: str, arguments: Any, call_id: str) -> None:
         """A whole call; arguments as JSON text or as the object."""
@@ -32,6 +38,7 @@ class Heard:
 def meant(said: Said) -> Heard:
     """What was said, had every API a word for everything."""
     heard = Heard(finish=said.finish, usage=said.usage)
+    heard.others = {n: (meant(other).text, other.finish) for n, other in enumerate(said.others, 1)}
     for step in calls_whole(said):
         if step.kind == "text":
             heard.text += step.text

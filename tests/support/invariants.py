@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
-from support.lifecycle import EXPLICIT, KIND, LEASE, PROTOCOLS, Reading, Stream, World, foreign, is_last
+from support.lifecycle import EXPLICIT, KIND, PROTOCOLS, Reading, Stream, World, foreign, is_last
+from support.mortal import LEASE
 from support.resuming import ends
 
 _MAX_QUEUE = 10_000
@@ -23,22 +25,21 @@ async def at_rest(world: World) -> None:
     await world.heal()
     for i, stream in enumerate(world.streams):
         world.stage.act(stream.canary).end("finish" if i % 2 else "cut")
-    async with asyncio.timeout(20):
-        await asyncio.gather(*(_finish(world, r, i) for s in world.streams for i, r in enumerate(s.readings)))
+    readers = [_finish(world, r, i) for s in world.streams for i, r in enumerate(s.readings)]
+    await world.awake.within(20, asyncio.gather(*readers))
     await world.until(lambda: not any(len(node.gateway.hub) for node in world.nodes), 3)
-    await _registry_is_empty(world)
-    for stream in world.streams:
-        await _stream(world, stream)
+    await asyncio.gather(*(_registry_is_empty(world, o, at) for o in {s.owner for s in world.streams} for at in (0, 1)))
+    await asyncio.gather(*(_stream(world, stream) for stream in world.streams))
     await _counts(world)
     await _baseline(world)
 
 
 async def _finish(world: World, reading: Reading, i: int) -> None:
     """As a client with patience: again and again, anywhere, until the terminal event or a refusal for good."""
-    at, misses = i, 0
+    at, end = i, world.awake.now() + 8
     while True:
         if reading.task is not None:
-            await asyncio.wait_for(asyncio.shield(reading.task), 10)  # its assertions are raised here
+            await world.awake.within(10, asyncio.shield(reading.task))  # its assertions are raised here
             if reading.over:
                 return
             assert reading.told != 204, _what(reading, "3: told that it has it all")
@@ -47,9 +48,8 @@ async def _finish(world: World, reading: Reading, i: int) -> None:
             assert not reading.clean or not reading.frames or reading.stream.faulty, _what(
                 reading, "4: a clean end that says nothing"
             )
-            misses += 1
-            assert misses < 60, _what(reading, "13: never told how it ended")
-            await asyncio.sleep(0.1)
+            assert world.awake.now() < end, _what(reading, "13: never told how it ended")
+            await asyncio.sleep(0.03)
         at += 1
         reading.resume(at % 2)
 
@@ -60,43 +60,41 @@ def _what(reading: Reading, says: str) -> str:
     return f"{says}: {stream.name} of {stream.owner}, {reading.protocol} at {reading.at}, told {reading.told}, {tail!r}"
 
 
-async def _registry_is_empty(world: World) -> None:
-    for owner in {stream.owner for stream in world.streams}:
-        for at in range(2):
-            for _ in range(int((LEASE * 2 + 2) / 0.05)):
-                status, body = await world.ask("GET", at, "/api/streaming/active", owner)
-                if status == 200 and not body["count"]:
-                    break
-                await asyncio.sleep(0.05)
-            assert not body["count"], f"7: node {at} lists streams that have ended: {body}"
+async def _registry_is_empty(world: World, owner: str, at: int) -> None:
+    end = world.awake.now() + LEASE * 2 + 2
+    while True:
+        status, body = await world.ask("GET", at, "/api/streaming/active", owner)
+        if status == 200 and not body["count"]:
+            return
+        assert world.awake.now() < end, f"7: node {at} lists streams that have ended: {body}"
+        await asyncio.sleep(0.02)
 
 
 async def _stream(world: World, stream: Stream) -> None:
     act = world.stage.act(stream.canary)
     assert act.asked <= 1, f"12: {stream.name} was asked of the backend {act.asked} times"
-    for _ in range(200):
-        if not act.open:
-            break
-        await asyncio.sleep(0.01)
-    assert not act.open, f"5: {stream.name} is over and its upstream is open"
+    await _holds(world, lambda: not act.open, 2, f"5: {stream.name} is over and its upstream is open")
     await _receipts(world, stream)
-    for protocol in PROTOCOLS:
-        wholes = [await _whole(world, stream, protocol, at) for at in range(2)]
-        bodies = [body for body in wholes if body is not None]
-        assert len(bodies) == 2 or stream.faulty or refused(stream), (
-            f"3: {stream.name} cannot be read, {protocol}: {wholes}"
-        )
-        bodies += [r.body for r in stream.readings if r.protocol == protocol]
-        for body in bodies:
-            check_body(world, stream, protocol, body)
-        if not stream.faulty:
-            assert len(set(filter(None, bodies))) <= 1, f"3: {stream.name} was read differently, {protocol}: {bodies}"
-        _prefixes(stream, protocol, bodies)
+    await asyncio.gather(*(_read(world, stream, protocol) for protocol in PROTOCOLS))
 
 
-def refused(stream: Stream) -> bool:
-    """Whether its first client got an error instead of a stream."""
-    return stream.refused
+async def _holds(world: World, what: Callable[[], bool], seconds: float, else_: str) -> None:
+    try:
+        await world.until(what, seconds)
+    except TimeoutError:
+        raise AssertionError(else_) from None
+
+
+async def _read(world: World, stream: Stream, protocol: str) -> None:
+    wholes = await asyncio.gather(*(_whole(world, stream, protocol, at) for at in range(2)))
+    bodies = [body for body in wholes if body is not None]
+    assert len(bodies) == 2 or stream.faulty or stream.missing, f"3: {stream.name} cannot be read, {protocol}: {wholes}"
+    bodies += [r.body for r in stream.readings if r.protocol == protocol]
+    for body in set(bodies):
+        check_body(world, stream, protocol, body)
+    if not stream.faulty:
+        assert len(set(filter(None, bodies))) <= 1, f"3: {stream.name} was read differently, {protocol}: {bodies}"
+    _prefixes(stream, protocol, bodies)
 
 
 async def _whole(world: World, stream: Stream, protocol: str, at: int) -> bytes | None:
@@ -158,15 +156,16 @@ def _prefixes(stream: Stream, protocol: str, bodies: list[bytes]) -> None:
 async def _receipts(world: World, stream: Stream) -> None:
     found: list[dict[str, Any]] = []
     for at in (0, 1, 0):
-        for _ in range(int((LEASE + 1) / 0.05)):  # news travels, within a lease
+        end = world.awake.now() + LEASE + 1  # news travels, within a lease
+        while True:
             status, body = await world.ask("GET", at, f"/api/streaming/{stream.name}", stream.owner)
             if status == 200 and body["receipt"]["endedAt"]:
                 break
-            if status != 200 and (stream.faulty or stream.refused):
+            if (status != 200 and (stream.faulty or stream.missing)) or world.awake.now() > end:
                 break
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
         assert status == 200 or status in EXPLICIT, f"13: {status} {body}"
-        assert status == 200 or stream.faulty or refused(stream), (
+        assert status == 200 or stream.faulty or stream.missing, (
             f"6: {stream.name} has no receipt at {at}: {status} {body}"
         )
         if status == 200:
@@ -186,26 +185,30 @@ ENDINGS = {
 
 
 async def _counts(world: World) -> None:
+    owners = {stream.owner for stream in world.streams}
     for node in [*world.nodes, *world.buried]:
         twice = {who: n for who, n in node.receipts.items() if n > 1}
         assert not twice, f"6: more than one receipt: {twice}"
-    if not world.counted:
-        return
-    for owner in {stream.owner for stream in world.streams}:
-        want = {who for node in [*world.nodes, *world.buried] for who in node.receipts if who[1] == owner}
-        for _ in range(60):
-            _, body = await world.ask("GET", 0, "/api/streaming/statistics", owner)
-            if body["total"] == len(want):
-                break
-            await asyncio.sleep(0.05)
-        assert body["total"] == len(want), f"6: {len(want)} streams of {owner}, counted {body}"
+    if world.counted:
+        await asyncio.gather(*(_count(world, owner) for owner in owners))
+
+
+async def _count(world: World, owner: str) -> None:
+    want = {who for node in [*world.nodes, *world.buried] for who in node.receipts if who[1] == owner}
+    end = world.awake.now() + 3
+    while True:
+        _, body = await world.ask("GET", 0, "/api/streaming/statistics", owner)
+        if body["total"] == len(want):
+            return
+        assert world.awake.now() < end, f"6: {len(want)} streams of {owner}, counted {body}"
+        await asyncio.sleep(0.02)
 
 
 async def _baseline(world: World) -> None:
     """8 and 9, as far as a node says them."""
     for node in world.nodes:
         services = node.gateway.services
-        await world.until(lambda services=services: not services.outputs - {*list(services.outputs)[:1]}, 2)
+        await _holds(world, lambda services=services: len(services.outputs) == 1, 2, f"9: {services.outputs}")
         health = node.gateway.registry.health()
         assert health["queued"] < _MAX_QUEUE, f"8: {health}"
         for transport in services.transports.values():

@@ -1,107 +1,58 @@
 """Two gateway nodes in this loop on one real Redis, the streams they carry and the clients that read them: the world of
-the state machine. A rule does one thing to it; `check` holds what is left against the life-cycle invariants."""
+the state machine. A rule does one thing to it; `check` holds what is left against the life-cycle invariants.
+
+Nodes, Redis and backend stay from one run to the next, as they would; whose streams they are does not: every run has
+two owners of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections import Counter
 from typing import Any
 
 import aiohttp
-from msgspec.structs import replace
-from support.inprocess import config_for
+from support.awake import Awake
+from support.fetch import fetch
+from support.mortal import Node, config, secret_of, stop_all
 from support.redis_server import RedisServer
 from support.resuming import ends
 from support.stage import CANARY, Stage
 
-from config.schema import Config, Key, Registry, Streams
-from config.values import Duration
-from gateway.access.keys import hash_of
-from gateway.app import Gateway
-from gateway.registry.redis import RedisRegistry
-from gateway.registry.redis_client import Away
-
-LEASE = 1.0
 OWNERS = ("alice", "bob")
 PROTOCOLS = ("native", "ndjson", "openai")
 KIND = {"native": "sse", "ndjson": "ndjson", "openai": "sse"}
-POLICIES = ("continue", "grace=200ms", "cancel")
+POLICIES = ("continue", "grace=50ms", "cancel")
 EXPLICIT = (404, 410, 416, 503)  # how a reader may be told that there is nothing (more) for it
 PATIENCE = 10.0  # seconds in which any request has its answer
-
-
-def secret_of(owner: str) -> str:
-    """The API key of an owner."""
-    return f"hg_{owner}-of-the-state-machine"
-
-
-def config(upstream: str, redis: str) -> Config:
-    """A node's configuration. An upstream connection for each stream: an open one shows a generation that goes on."""
-    found = config_for(
-        upstream,
-        registry=Registry(url=redis, lease=Duration(LEASE), timeout=Duration(0.2)),
-        streams=Streams(no_progress=Duration(60)),
-        keys=tuple(Key(id=o, owner=o, hash=hash_of(secret_of(o))) for o in OWNERS),
-    )
-    return replace(found, backends={n: replace(b, keepalive=False) for n, b in found.backends.items()})
-
-
-class Node:
-    """A gateway in this loop that can be killed: cut off from its clients, its backends and Redis at one moment."""
-
-    def __init__(self, settings: Config) -> None:
-        self.gateway = Gateway(settings)
-        self.receipts: Counter[tuple[str, str]] = Counter()
-
-    async def start(self) -> None:
-        await self.gateway.start()
-        self.url = f"http://127.0.0.1:{self.gateway.public_port}"
-        tell = self.gateway.hub._finished
-
-        def told(producer: Any, receipt: Any) -> None:
-            self.receipts[receipt.stream_id, receipt.owner] += 1
-            tell(producer, receipt)
-
-        self.gateway.hub._finished = told
-
-    async def kill(self) -> None:
-        """As a crash looks from outside: nothing is written, nothing said, every socket is gone."""
-        registry = self.gateway.registry
-        assert isinstance(registry, RedisRegistry)
-
-        async def never(*_: Any, **__: Any) -> Any:
-            raise Away("killed")
-
-        registry.link._guarded = never  # type: ignore[method-assign]
-        for runner in self.gateway._runners:
-            assert runner.server is not None
-            for connection in runner.server.connections:
-                if connection.transport is not None:
-                    connection.transport.abort()
-        for producer in self.gateway.hub:
-            who = producer.stream.identity
-            self.gateway.hub.stop(who.id, who.owner, "gateway", "shed")
-        await self.gateway.close()
-
-    async def stop(self, patience: float = 0.0) -> None:
-        """SIGTERM."""
-        await self.gateway.drain(patience)
-        await self.gateway.close()
+RUNS = 100  # of one world
 
 
 class Stream:
     """One stream as its client named it, and all that was ever read of it."""
 
-    def __init__(self, name: str, owner: str, protocol: str, policy: str, canary: str) -> None:
-        self.name, self.owner, self.protocol, self.policy, self.canary = name, owner, protocol, policy, canary
+    def __init__(self, world: World, name: str, owner: str, protocol: str, policy: str, canary: str) -> None:
+        self.world, self.name, self.owner = world, name, owner
+        self.protocol, self.policy, self.canary = protocol, policy, canary
         self.readings: list[Reading] = []
-        self.faulty = False  # something happened to Redis or a node while it lived
+        self.hurt = False  # something happened to Redis or a node while it lived
         self.stopped = 0  # how often somebody ended it
         self.refused = False  # its client got an error instead of a stream
+        self.unsure = False  # its client left before it knew whether it gets one
+        self.heard = False  # somebody got one
         self.state = "unknown"  # its receipt's
         self.home: Node
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it may be refused, explicitly."""
+        return self.hurt or self.world.disturbed
+
+    @property
+    def missing(self) -> bool:
+        """Whether it may never have been: its client was refused, or would have been, had it stayed to hear it."""
+        silent = not self.world.stage.act(self.canary).words
+        return self.refused or (self.unsure and (silent or not self.heard))
 
 
 class Reading:
@@ -112,6 +63,7 @@ class Reading:
         self.body = b""
         self.told = 0  # the last status but 200
         self.broken = self.clean = False
+        self.asking = False  # for a new stream, without an answer so far
         self.task: asyncio.Task[None] | None = None
         self.at = -1
 
@@ -153,14 +105,18 @@ class Reading:
     def drop(self, keep: int) -> None:
         """The connection is gone; `keep` frames had been dealt with."""
         if self.task is not None:
+            self.stream.unsure |= self.asking
+            self.asking = False
             self.task.cancel()
             self.task = None
         marks = self.marks
+        if self.over and self.stream.faulty:
+            marks.pop()  # who knows the end does not come back: a node may have been lost that alone knew it
         self.body = self.body[: marks[min(keep, len(marks)) - 1]] if keep and marks else b""
 
     def _go(self, method: str, at: int, path: str, said: dict[str, str], body: Any) -> None:
         self.broken = self.clean = False
-        self.told, self.at = 0, at
+        self.told, self.at, self.asking = 0, at, method == "POST"
         node = self.world.nodes[at]
         self.task = asyncio.create_task(self._run(node, method, path, said, body))
 
@@ -168,6 +124,7 @@ class Reading:
         said = {**said, "Authorization": f"Bearer {secret_of(self.stream.owner)}"}
         try:
             async with self.world.session.request(method, node.url + path, json=body, headers=said) as answer:
+                self.asking = False
                 if answer.status != 200:
                     self.told = answer.status
                     self.stream.refused |= method == "POST"
@@ -175,6 +132,7 @@ class Reading:
                     known = answer.status == 204 or answer.status in EXPLICIT
                     assert known or (method == "POST" and '"error"' in text), (answer.status, text)
                     return
+                self.stream.heard = True
                 async for data in answer.content.iter_any():
                     self.body += data
             self.clean = True
@@ -194,14 +152,35 @@ def is_last(frame: bytes, protocol: str) -> bool:
 class World:
     """Everything, in one event loop."""
 
-    def __init__(self, redis: RedisServer) -> None:
-        self.redis = redis
+    def __init__(self, redis: RedisServer, awake: Awake) -> None:
+        self.redis, self.awake = redis, awake
+        self.until = awake.until
         self.state = "well"  # of Redis: well, frozen, dead
-        self.streams: list[Stream] = []
+        self.stumbles = 0  # how often a node gave Redis up that was well: the machine had no time for it
         self.nodes: list[Node] = []
+        self.runs = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A run: other owners, and nothing has happened yet."""
+        self.runs += 1
+        self.streams: list[Stream] = []
         self.buried: list[Node] = []
         self.counted = True  # whether nothing has been lost that the fleet counts with
         self.hurt = 0  # how often Redis was
+        self._before = self._odd()
+
+    def _odd(self) -> tuple[int, int]:
+        return self.awake.gaps, self.stumbles
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether this process, or Redis, had no time to run in this run."""
+        return self._odd() != self._before
+
+    def owner(self, who: str) -> str:
+        """One of `OWNERS`, in this run."""
+        return f"{who}{self.runs}"
 
     async def open(self) -> None:
         """Two nodes, empty Redis."""
@@ -209,14 +188,25 @@ class World:
         self.tasks = len(asyncio.all_tasks())
         self.stage = await Stage().__aenter__()
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True, limit=0))
-        self.settings = config(self.stage.url, self.redis.url)
-        self.nodes = [Node(self.settings), Node(self.settings)]
+        owners = [f"{who}{run}" for who in OWNERS for run in range(1, RUNS + 1)]
+        self.settings = config(self.stage.url, self.redis.url, owners)
+        self.nodes = [self.node(), self.node()]
         await asyncio.gather(*(node.start() for node in self.nodes))
+        await asyncio.sleep(0.1)
+        self.idle = len(asyncio.all_tasks())
+
+    def node(self) -> Node:
+        """One more; whoever loses a Redis that nobody has hurt stumbled."""
+
+        def stumbled() -> None:
+            self.stumbles += self.state == "well"
+
+        return Node(self.settings, stumbled)
 
     def fault(self) -> None:
         """From here on, streams that live may be refused, explicitly."""
         for stream in self.streams:
-            stream.faulty = True
+            stream.hurt = True
 
     async def heal(self) -> None:
         """Redis answers again, and every node knows."""
@@ -224,26 +214,24 @@ class World:
             self.redis.resume()
         elif self.state == "dead":
             await asyncio.to_thread(self.redis.start)
+        if self.state != "well":
+            for node in self.nodes:
+                node.look()
         self.state = "well"
-        await self.until(lambda: all(node.gateway.registry.health()["status"] == "healthy" for node in self.nodes), 5)
-
-    async def until(self, holds: Any, seconds: float) -> None:
-        """Wait for something that must come."""
-        async with asyncio.timeout(seconds):
-            while not holds():
-                await asyncio.sleep(0.01)
+        await self.until(lambda: all(node.settled for node in self.nodes), 5)
 
     async def restart(self, at: int, how: str) -> None:
         """A node goes, by `kill` or in peace, and a new one comes."""
         old = self.nodes[at]
         self.fault()
+        if how == "kill" or self.state != "well":
+            self.counted = False  # what it had not told Redis is lost with it
         if how == "kill":
-            self.counted = False
             await old.kill()
         else:
             await old.stop(0.05)
         self.buried.append(old)
-        self.nodes[at] = Node(self.settings)
+        self.nodes[at] = self.node()
         await self.nodes[at].start()
 
     async def ask(
@@ -251,29 +239,30 @@ class World:
     ) -> tuple[int, Any]:
         """Status and body of a request; it has its answer in time, whatever is going on (13)."""
         said = {"Accept": accept, **({"Authorization": f"Bearer {secret_of(owner)}"} if owner else {})}
-        async with asyncio.timeout(PATIENCE):
-            async with self.session.request(method, self.nodes[at].url + path, headers=said) as answer:
-                raw = b""
-                with contextlib.suppress(aiohttp.ClientError):
-                    async for data in answer.content.iter_any():
-                        raw += data
-                return answer.status, json.loads(raw) if raw and accept == "application/json" else raw
+        status, raw = await self.awake.within(PATIENCE, fetch(method, self.nodes[at].url, path, said))
+        return status, json.loads(raw) if raw and accept == "application/json" else raw
 
-    async def close(self) -> None:
-        """9: tasks, sockets and Redis keys back to where they were."""
+    async def leave(self) -> None:
+        """The run is over; 9: no task is left of the last ten."""
         for stream in self.streams:
             for reading in stream.readings:
                 reading.drop(0)
+        if self.runs % 10:
+            return  # what is left is there later, too
+        try:
+            await self.until(lambda: len(asyncio.all_tasks()) <= self.idle + 1, 5)
+        except TimeoutError:
+            raise AssertionError(f"9: more than {self.idle} tasks: {asyncio.all_tasks()}") from None
+
+    async def close(self) -> None:
+        """9: tasks and sockets back to where they were."""
         await self.session.close()
-        await asyncio.gather(*(node.stop() for node in self.nodes))
+        await stop_all(self.nodes)
         await self.stage.__aexit__()
-        left = 0
-        for _ in range(100):
-            left = len(asyncio.all_tasks()) - self.tasks
-            if left <= 0:
-                return
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"9: {left} tasks are left: {asyncio.all_tasks()}")
+        try:
+            await self.until(lambda: len(asyncio.all_tasks()) <= self.tasks, 2)
+        except TimeoutError:
+            raise AssertionError(f"9: tasks are left: {asyncio.all_tasks()}") from None
 
 
 def foreign(body: bytes, canary: str) -> set[str]:

@@ -43,6 +43,11 @@ class Llama:
     def stop(self) -> None:
         stop(self._process)
 
+    def kill(self) -> None:
+        """At once, as a crash would."""
+        self._process.kill()
+        self._process.wait()
+
 
 def model(kind: str) -> Path:
     """The scripted model's file, made once per version of the code that makes it."""

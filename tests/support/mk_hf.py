@@ -1,27 +1,28 @@
 """Writes the scripted model as a folder of Hugging Face's transformers, for the servers that read those.
 
-usage: mk_hf.py KIND FOLDER; KIND is text, think or tool. Runs with the server's own Python, which has torch; see
-`support.mk_gguf` for how the script is put into a model's weights.
+usage: mk_hf.py KIND FOLDER; KIND is text, think, tool or endless. Runs with the server's own Python, with or without
+torch; see `support.mk_gguf` for how the script is put into a model's weights.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
+import numpy as np
+from safetensors.numpy import save_file
 from support.script_text import ALPHABET, CHAIN, MERGED, THOUGHT, TOOL, encode, merges
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MARKS = ["<think>", "</think>", "<tool_call>", "</tool_call>"]
-WIDTH = 640
-BEGINS = {"text": "Hello", "think": "<think>", "tool": "<tool_call>"}
+WIDTH, LAYERS, HEADS, FEED_FORWARD = 640, 2, 10, 256
+BEGINS = {"text": "Hello", "endless": "Hello", "think": "<think>", "tool": "<tool_call>"}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -51,7 +52,7 @@ def successors(kind: str, words: PreTrainedTokenizerFast) -> dict[int, int]:
 
     follow = dict.fromkeys(range(len(words)), number("Hello"))
     for chain in (
-        [*CHAIN, "<|im_end|>"],
+        [*CHAIN, "Hello" if kind == "endless" else "<|im_end|>"],
         ["<think>", *THOUGHT, "</think>", "\n\n", "Hello"],
         ["<tool_call>", *TOOL, "</tool_call>", "<|im_end|>"],
         ["\n", BEGINS[kind]],
@@ -60,37 +61,57 @@ def successors(kind: str, words: PreTrainedTokenizerFast) -> dict[int, int]:
     return follow
 
 
-def model(kind: str, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama whose layers add nothing."""
-    torch.manual_seed(0)
-    end = words.convert_tokens_to_ids("<|im_end|>")
-    made = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(words), hidden_size=WIDTH, intermediate_size=256, num_hidden_layers=2,
-            num_attention_heads=10, num_key_value_heads=10, max_position_embeddings=32768,
-            bos_token_id=words.bos_token_id, eos_token_id=end, pad_token_id=words.pad_token_id,
-            tie_word_embeddings=False,
-        )
-    )  # fmt: skip
-    with torch.no_grad():
-        embeddings = torch.linalg.qr(torch.randn(WIDTH, WIDTH))[0][: len(words)]
-        output = torch.zeros(len(words), WIDTH)
-        for token, successor in successors(kind, words).items():
-            output[successor] += 4 * embeddings[token]
-        made.model.embed_tokens.weight.copy_(embeddings)
-        made.lm_head.weight.copy_(output)
-        for layer in made.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-    made.generation_config.eos_token_id = end
-    return made
+def weights(kind: str, words: PreTrainedTokenizerFast) -> dict[str, np.ndarray]:
+    """A Llama's, by their names there; its layers add nothing."""
+    rng = np.random.default_rng(7)
+
+    def noise(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) * 0.02).astype(np.float32)
+
+    embeddings = np.linalg.qr(rng.standard_normal((WIDTH, WIDTH)))[0][: len(words)].astype(np.float32)
+    output = np.zeros((len(words), WIDTH), np.float32)
+    for token, successor in successors(kind, words).items():
+        output[successor] += 4 * embeddings[token]
+    one = np.ones(WIDTH, np.float32)
+    found = {"model.embed_tokens.weight": embeddings, "lm_head.weight": output, "model.norm.weight": one}
+    for layer in range(LAYERS):
+        block = f"model.layers.{layer}."
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            found[f"{block}{norm}.weight"] = one.copy()
+        for name in ("q_proj", "k_proj", "v_proj"):
+            found[f"{block}self_attn.{name}.weight"] = noise(WIDTH, WIDTH)
+        found[f"{block}self_attn.o_proj.weight"] = np.zeros((WIDTH, WIDTH), np.float32)
+        for name in ("gate_proj", "up_proj"):
+            found[f"{block}mlp.{name}.weight"] = noise(FEED_FORWARD, WIDTH)
+        found[f"{block}mlp.down_proj.weight"] = np.zeros((WIDTH, FEED_FORWARD), np.float32)
+    return found
+
+
+def settings(words: PreTrainedTokenizerFast) -> dict[str, dict[str, object]]:
+    """The model's two files of settings."""
+    ends = {
+        "bos_token_id": words.bos_token_id,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+    shape = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "dtype": "float32", "vocab_size": len(words),
+        "hidden_size": WIDTH, "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "head_dim": WIDTH // HEADS, "hidden_act": "silu",
+        "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": False,
+    }  # fmt: skip
+    return {"config.json": {**shape, **ends}, "generation_config.json": dict(ends)}
 
 
 def main(kind: str, folder: str) -> None:
-    """Write tokenizer and weights."""
-    words: Any = tokenizer()
-    words.save_pretrained(folder)
-    model(kind, words).save_pretrained(folder)
+    """Write tokenizer, settings and weights, whole or not at all."""
+    whole, partial = Path(folder), Path(f"{folder}.partial")
+    words = tokenizer()
+    words.save_pretrained(str(partial))
+    for name, said in settings(words).items():
+        (partial / name).write_text(json.dumps(said, indent=2), encoding="utf-8")
+    save_file(weights(kind, words), str(partial / "model.safetensors"), metadata={"format": "pt"})
+    partial.replace(whole)
 
 
 if __name__ == "__main__":

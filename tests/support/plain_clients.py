@@ -1,4 +1,4 @@
-"""Clients without an SDK in the tests' environment: the native protocol's two forms, and Google's API by plain HTTP."""
+"""Clients without an SDK: the native protocol's two forms, and Google's array; and every client by its name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import aiohttp
 from support.clients import Chat, Client, Completions, Json, Responses
+from support.google_client import REASONS, Google
 from support.heard import Heard
 from support.sdk_clients import Generate, Messages, Ollama
 
@@ -121,28 +122,25 @@ class Ndjson(Native):
         heard.finish, heard.usage = data["finish_reason"], tuple(usage[f"{name}_tokens"] for name in names)
 
 
-_REASONS = {"STOP": "stop", "MAX_TOKENS": "length", "SAFETY": "content_filter"}
+class GoogleArray(_Http):
+    """Google's API without `alt=sse`, which its SDK never asks for: one JSON array."""
 
-
-class Google(_Http):
-    """Google's API, `alt=sse`."""
-
-    name = "google"
-    path = "/v1beta/models/m:streamGenerateContent?alt=sse"
+    name = "google_array"
+    path = "/v1beta/models/m:streamGenerateContent"
 
     @classmethod
     def body(cls, *, stream: bool) -> Json:
-        return {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+        return Google.body(stream=stream)
 
     @classmethod
     def target(cls, *, stream: bool) -> str:
-        return cls.path if stream else "/v1beta/models/m:generateContent"
+        return cls.path if stream else Google.target(stream=False)
 
     async def streamed(self, heard: Heard, more: Json) -> None:
-        text = (await self._body({**self.body(stream=True), **more})).replace("\r\n", "\n")
-        assert ": ping" not in text
-        for frame in filter(None, text.split("\n\n")):
-            self._chunk(heard, json.loads(frame.removeprefix("data: ")))
+        text = await self._body({**self.body(stream=True), **more})
+        chunks: list[Any] = json.loads(text if text.rstrip().endswith("]") else text + "]")
+        for chunk in chunks:
+            self._chunk(heard, chunk)
         self._over(heard)
 
     async def whole(self, heard: Heard, more: Json) -> None:
@@ -160,9 +158,15 @@ class Google(_Http):
         if "error" in said:
             raise aiohttp.ClientError(said["error"]["message"])
         for candidate in said.get("candidates", ()):
+            if candidate.get("index"):
+                parts = candidate.get("content", {}).get("parts", ())
+                finish = REASONS.get(candidate.get("finishReason", ""))
+                spoken = "".join(part.get("text", "") for part in parts if not part.get("thought"))
+                heard.other(candidate["index"], spoken, finish)
+                continue
             for part in candidate.get("content", {}).get("parts", ()):
                 self._part(heard, part)
-            heard.finish = _REASONS.get(candidate.get("finishReason", ""), heard.finish)
+            heard.finish = REASONS.get(candidate.get("finishReason", ""), heard.finish)
             heard.logprobs += len(candidate.get("logprobsResult", {}).get("chosenCandidates", ()))
         usage = said.get("usageMetadata") or {}
         if "candidatesTokenCount" in usage:
@@ -178,20 +182,6 @@ class Google(_Http):
             heard.reasoning += part["text"]
         else:
             heard.text += part.get("text", "")
-
-
-class GoogleArray(Google):
-    """Google's API without `alt=sse`: one JSON array."""
-
-    name = "google_array"
-    path = "/v1beta/models/m:streamGenerateContent"
-
-    async def streamed(self, heard: Heard, more: Json) -> None:
-        text = await self._body({**self.body(stream=True), **more})
-        chunks: list[Any] = json.loads(text if text.rstrip().endswith("]") else text + "]")
-        for chunk in chunks:
-            self._chunk(heard, chunk)
-        self._over(heard)
 
 
 CLIENTS: dict[str, type[Client]] = {

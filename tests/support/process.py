@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 
 def free_port() -> int:
@@ -34,3 +37,20 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 10) -> int:
         except subprocess.TimeoutExpired:
             process.kill()
     return process.wait()
+
+
+def cpu_seconds(group: int) -> float:
+    """CPU time the processes of this group have used (Linux)."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def computes(group: int) -> bool:
+    """Whether the processes of this group are at work: watched for half a second."""
+    before = cpu_seconds(group)
+    time.sleep(0.5)
+    return cpu_seconds(group) - before > 0.05

@@ -21,8 +21,9 @@ def node_command() -> list[str]:
     node, modules = HOME / "venv" / "bin" / "node", HOME / "node" / "node_modules"
     if not modules.is_dir():
         return []
-    script = HOME / "node" / "run.mjs"  # beside its packages: that is where Node looks for them
-    script.write_bytes((_HERE / "node.mjs").read_bytes())
+    for source in _HERE.glob("*.mjs"):  # beside the packages: that is where Node looks for them
+        (HOME / "node" / source.name).write_bytes(source.read_bytes())
+    script = HOME / "node" / "node.mjs"
     found = str(node) if node.exists() else shutil.which("node")
     return [found, str(script)] if found else []
 
@@ -48,11 +49,23 @@ class Runner:
 
     async def ask(self, client: str, base: str, *, tools: bool) -> Heard:
         """What this client understood of one answer. `tools`: it may offer some, as clients that read calls do."""
-        question = json.dumps({"client": client, "base": base, "tools": tools})
-        said: Any = json.loads(await asyncio.to_thread(self._asked, question.encode() + b"\n"))
+        said = await self._answer({"client": client, "base": base, "tools": tools})
         calls = [(name, arguments) for name, arguments in said["calls"]]
         usage = tuple(said["usage"] or (None,) * 4)
-        return Heard(said["text"], said["reasoning"], calls, [], said["finish"] or "", usage, 0, said["error"])
+        return Heard(said["text"], said["reasoning"], calls, [], said["finish"] or "", usage, error=said["error"])
+
+    async def begin(self, client: str, base: str, *, until: str) -> tuple[str, str]:
+        """This client has read an answer up to this text: the stream's id, "" where its SDK does not show it, and what
+        it raised instead of coming so far. Then `end` must follow, unless it raised."""
+        said = await self._answer({"client": client, "base": base, "until": until})
+        return said.get("id", ""), said["error"]
+
+    async def end(self, how: str) -> str:
+        """It does so: `leave` in its SDK's way, or `read` on to the end. What it raised."""
+        return str((await self._answer(how))["error"])
+
+    async def _answer(self, question: Any) -> Any:
+        return json.loads(await asyncio.to_thread(self._asked, json.dumps(question).encode() + b"\n"))
 
     def _asked(self, question: bytes) -> bytes:
         assert self._process.stdin is not None

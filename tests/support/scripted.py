@@ -22,6 +22,17 @@ LONG: dict[str, dict[str, Any]] = {
     "anthropic": {"max_tokens": 8_000},  # its clients always say how much they want
     "openai_completions": {"max_tokens": 8_000, "prompt": "Say it.\n"},  # servers give 16 tokens, and no template
 }
+_ENDLESS: dict[str, dict[str, Any]] = {  # the same length for all: what servers give unasked differs
+    **LONG,
+    "native": {"maxTokens": 8_000},
+    "ndjson": {"maxTokens": 8_000},
+    "openai": {"max_tokens": 8_000},
+    "openai_responses": {"max_output_tokens": 8_000},
+    "ollama": {"options": {"num_predict": 8_000}},
+    "ollama_generate": {"options": {"num_predict": 8_000}},
+    "google": {"generationConfig": {"maxOutputTokens": 8_000}},
+    "google_array": {"generationConfig": {"maxOutputTokens": 8_000}},
+}
 CALLERS = tuple(name for name in CLIENTS if name not in ("openai_completions", "ollama_generate"))  # know tools
 
 
@@ -54,11 +65,12 @@ async def hear(name: str, base: str, *, stream: bool, **more: Any) -> Heard:
 async def cancel(name: str, base: str, busy: Callable[[bool], object]) -> None:
     """DELETE an endless answer in its middle; `busy(False)` waits until the server is idle, or raises."""
     kind = CLIENTS[name]
-    body = {**kind.body(stream=True), **LONG.get(name, {})}
+    body = {**kind.body(stream=True), **_ENDLESS.get(name, {})}
     async with (
         aiohttp.ClientSession(base, headers=kind.headers) as http,
         http.post(kind.target(stream=True), json=body) as answer,
     ):
+        assert answer.status == 200, await answer.text()
         await answer.content.readany()
         await asyncio.to_thread(busy, True)
         async with http.delete(f"/api/streaming/{answer.headers['X-Stream-Id']}") as deleted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import Any
 
@@ -130,5 +131,5 @@ async def statistics(session: aiohttp.ClientSession, at: Gateway) -> dict[str, A
 
 def claims(redis: RedisServer, name: str) -> int:
     """How often a stream was claimed."""
-    said = redis.command("XRANGE", f"headgate:log:{{{name}@anonymous}}", "-", "+").splitlines()
-    return sum(1 for line in said if line.strip(' 1234567890)"') == "c" or line == "c")
+    said = redis.command("LRANGE", f"headgate:log:{{{name}@anonymous}}", "0", "-1").splitlines()
+    return sum(1 for line in said if re.fullmatch(r"\d+-\d+ c", line))

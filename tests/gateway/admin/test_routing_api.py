@@ -72,6 +72,14 @@ async def test_a_decision_is_explained(gateway: Gateway, admin: aiohttp.ClientSe
     assert len(found["routes"]) == 1
 
 
+async def test_an_explanation_says_what_is_paused(admin: aiohttp.ClientSession) -> None:
+    """The explanation would name a backend first that gets no streams, and look as if all were well."""
+    await admin.post("/control/pause", json={"backend": "one"}, headers={"X-Headgate-Admin": "1"})
+    found = await (await admin.get("/routes/explain?model=m")).json()
+    assert [one["paused"] for one in found["routes"][-1]["candidates"]] == [True, False]
+    assert "paused by an operator" in told(CONFIG, found["routes"])[2]
+
+
 def test_the_command_goes_by_the_file_alone(tmp_path: Path) -> None:
     """Before the first start, and in CI, there is no gateway to ask."""
     file = tmp_path / "gateway.yaml"

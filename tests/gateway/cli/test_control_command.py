@@ -35,6 +35,7 @@ async def test_every_command() -> None:
             ("show", "killed: kill_"),
             ("reset", "streaming: on"),
             ("kill --all --for 1h", "all * is killed"),
+            ("close-breaker up", "the breaker of up is closed"),
         ):
             found = await run(url, *words.split())
             assert (found.exit_code, said in found.output) == (0, True), found.output
@@ -42,19 +43,27 @@ async def test_every_command() -> None:
         assert (await run(url, "unkill", rule.id)).exit_code == 0
         assert control.state.killed == ()
         changes = [json.loads(line) for line in (await run(url, "audit")).output.splitlines()]
-        assert len(changes) == 10
+        assert len(changes) == 11
         assert all(change["by"].startswith("ann (") for change in changes)
-        assert json.loads((await run(url, "show", "--json")).output)["version"] == 10
+        assert json.loads((await run(url, "show", "--json")).output)["version"] == 11
 
 
 async def test_refusals_are_said() -> None:
     """A command that failed must not look as if it had worked."""
     async with running(config_for()) as gateway:
         url = f"http://127.0.0.1:{gateway.admin_port}"
-        for words in ("unkill nobody", "kill", "kill --all --user u", "resume --backend up", "flags speed=1", "reload"):
+        for words in (
+            "unkill nobody",
+            "kill",
+            "kill --all --user u",
+            "resume --backend up",
+            "close-breaker nobody",
+            "reload",
+        ):
             found = await run(url, *words.split())
             assert found.exit_code == 1, words
             assert "HTTP 4" in found.output
+        assert "HTTP 4" in (await run(url, "flags", "speed=1")).output
         assert (await run(url, "flags", "debug")).exit_code == 2
         assert gateway.services.control.state.version == 0
     assert (await run("http://127.0.0.1:1", "show")).exit_code == 1

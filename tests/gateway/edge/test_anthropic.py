@@ -210,7 +210,7 @@ async def test_refusals_have_their_class_and_say_whether_to_retry() -> None:
         assert caught.value.request_id == caught.value.body["request_id"]  # type: ignore[index,call-overload]
         with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
             await asked.post("/v1/messages", body={"model": "m", "messages": ASK["messages"]}, cast_to=object)
-    async with front(driver="openai") as (gateway, _), sdk(gateway) as asked:
+    async with front(driver="tgi") as (gateway, _), sdk(gateway) as asked:
         hosted = {"type": "web_search_20250305", "name": "web_search"}
         with pytest.raises(anthropic.BadRequestError, match="web_search") as refused:
             await asked.messages.create(**ASK, tools=[hosted])  # type: ignore[list-item]

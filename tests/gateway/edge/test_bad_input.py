@@ -248,6 +248,9 @@ async def test_expect_100_continue_is_answered_and_nothing_else_is(guarded: tupl
     assert len(up.requests) == 2
     status, _headers, body = await send(gateway, post(b"Expect: the-unexpected"))
     assert (status, json.loads(body)["error"]["code"]) == (417, "invalid_request")
+    large = post(b"Expect: 100-continue").removesuffix(BODY).replace(b"Content-Length: ", b"Content-Length: 99999")
+    status, _headers, body = await send(gateway, large)  # not first asked for, then refused
+    assert (status, json.loads(body)["error"]["code"]) == (413, "too_large")
     assert len(up.requests) == 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from msgspec.structs import replace
 from support.inprocess import client, config_for, running
 from support.upstream import HOLD, Upstream, chunk, head
 
@@ -114,6 +115,89 @@ async def test_requests_per_minute_in_every_dialect() -> None:
             with pytest.raises(openai.RateLimitError) as refused:
                 await sdk.chat.completions.create(model="demo", messages=[{"role": "user", "content": "hi"}])
         assert refused.value.response.headers["X-Headgate-Limit"] == "rpm"
+
+
+@pytest.mark.parametrize(
+    ("access", "key", "name"),
+    [
+        ({"rpm": 2}, {}, "rpm"),
+        ({"user_rpm": 2}, {}, "user_rpm"),
+        ({}, {"user_rpm": 2}, "user_rpm"),
+        ({"user_tpm": 1000}, {}, "user_tpm"),
+        ({}, {"user_tpm": 1000}, "user_tpm"),
+        ({"workspace_rpm": 2}, {}, "workspace_rpm"),
+        ({}, {"workspace_rpm": 2}, "workspace_rpm"),
+        ({"workspace_tpm": 1000}, {}, "workspace_tpm"),
+        ({}, {"workspace_tpm": 1000}, "workspace_tpm"),
+        ({"gateway_rpm": 2}, {}, "access.gateway_rpm"),
+        ({"gateway_tpm": 1000}, {}, "access.gateway_tpm"),
+    ],
+)
+async def test_rates_of_everybody(access: dict[str, int], key: dict[str, int], name: str) -> None:
+    """One user or workspace would use up what all others of its owner, or of the gateway, need."""
+    header, keys = keyed(**key)
+    who, other = {"X-User-Id": "u1", "X-Workspace-Id": "w1"}, {"X-User-Id": "u2", "X-Workspace-Id": "w2"}
+    config = config_for(keys=keys, access=Access(**access))  # type: ignore[arg-type]
+    body = {**LONG, "max_tokens": 490}
+    async with running(config) as gateway, client(gateway, **header) as session:
+        held = [await session.post(CHAT, json=body, headers=who) for _ in range(2)]
+        assert [answer.status for answer in held] == [200, 200]
+        status, said, wait = await ask(session, body, **who)
+        assert (status, said) == (429, name)
+        assert 20 <= wait <= 40
+        apart = name.startswith(("user", "workspace"))
+        assert (await ask(session, **other))[0] == (200 if apart else 429)
+        if apart:
+            assert (await ask(session))[0] == 200  # names nobody: held by no such limit
+        for answer in held:
+            await session.delete("/api/streaming/" + answer.headers["X-Stream-Id"])
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("rpm", 2), ("tpm", 1000)])
+async def test_rates_of_a_route_and_a_backend(kind: str, limit: int) -> None:
+    """An expensive model's allowance must not hold for the others, nor be escaped by another name of it."""
+    routes = (
+        Route(model="dear", aliases=("other",), to=(Target("up"),), **{kind: limit}),
+        Route(model="*", to=(Target("up"),)),
+    )
+    config = replace(config_for(), routes=routes)
+    body = {**LONG, "max_tokens": 490}
+    async with running(config) as gateway, client(gateway) as session:
+        held = [await session.post(CHAT, json={**body, "model": model}) for model in ("dear", "other")]
+        status, name, wait = await ask(session, {**body, "model": "dear"})
+        assert (status, name) == (429, f"routes[dear].{kind}")
+        assert wait >= 20
+        assert (await ask(session))[0] == 200
+        for answer in held:
+            answer.close()
+    config = config_for()
+    config = replace(config, backends={"up": replace(config.backends["up"], **{kind: limit})})
+    async with running(config) as gateway, client(gateway) as session:
+        held = [await session.post(CHAT, json=body) for _ in range(2)]
+        status, name, wait = await ask(session, body)
+        assert (status, name) == (429, f"backends.up.{kind}")
+        assert wait >= 20
+        for answer in held:
+            answer.close()
+
+
+async def test_embeddings_are_held_by_their_users_and_backends_rates() -> None:
+    """A user, or a provider's account, that is out of requests would go on by embeddings."""
+    body = b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[1.0]}],"model":"m"}'
+    async with Upstream([head(b"Content-Length: %d\r\n" % len(body)), body]) as up:
+        for access, backend, name in (
+            (Access(user_rpm=1), {}, "user_rpm"),
+            (Access(), {"rpm": 1}, "backends.up.rpm"),
+        ):
+            config = config_for(up.url, access=access)
+            config = replace(config, backends={"up": replace(config.backends["up"], **backend)})
+            found = []
+            async with running(config) as gateway, client(gateway) as session:
+                for _ in range(2):
+                    async with session.post("/v1/embeddings", json={"model": "m", "input": "x", "user": "u"}) as answer:
+                        said = answer.headers.get("X-Headgate-Limit", "")
+                        found.append((answer.status, said, int(answer.headers.get("Retry-After", 0)) > 30))
+            assert found == [(200, "", False), (429, name, True)]
 
 
 async def test_embeddings_count_too() -> None:
@@ -231,3 +315,13 @@ async def test_tool_arguments_within_the_cap() -> None:
             CHAT, json={**SHORT, "messages": [{"role": "user", "content": "hi [tokens=300] [rate=1000]"}]}
         ) as answer:
             assert (await answer.text()).count("event: token") == 300
+
+
+async def test_the_best_of_many_answers_counts_as_many() -> None:
+    """A completion could have a thousand answers made, where `n` allows eight."""
+    config = replace(config_for(), access=Access(max_n=3))
+    async with running(config) as gateway, client(gateway) as session:
+        body = {"model": "demo", "prompt": "hi", "best_of": 4}
+        async with session.post("/v1/completions", json=body) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["param"] == "best_of"

@@ -138,7 +138,8 @@ async def test_the_sdk_lists_and_shows_what_there_is() -> None:
         await anext(aiter(stream))
         assert [m.model for m in (await sdk.ps()).models] == ["demo"]
         async with client(gateway) as http, http.get("/api/version") as response:
-            assert (await response.json())["version"].count(".") == 2
+            version = [int(part) for part in (await response.json())["version"].split(".")]
+            assert version >= [0, 12, 11]  # Copilot turns away from less than 0.6.4, others from less than they need
 
 
 async def test_loading_and_unloading_is_nothing_to_other_backends() -> None:

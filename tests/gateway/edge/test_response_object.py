@@ -10,7 +10,7 @@ import msgspec
 import openai
 import pytest
 from msgspec.structs import replace
-from support.inprocess import config_for, running
+from support.inprocess import client, config_for, running
 from support.redis_server import BINARY, RedisServer
 from support.resuming import fleet_config, two
 from support.upstream import HOLD, Upstream, chunk, head
@@ -163,6 +163,11 @@ async def test_a_deleted_response_is_gone(running_still: bool) -> None:
                 await again(begun.id)
         with pytest.raises(openai.NotFoundError):
             await api.responses.delete("resp_unknown")
+        async with client(gateway) as http:
+            for method, accept in (("GET", "*/*"), ("HEAD", "*/*"), ("GET", "text/event-stream"), ("DELETE", "*/*")):
+                path = "/api/streaming/st_" + begun.id.removeprefix("resp_")
+                async with http.request(method, path, headers={"Accept": accept}) as answer:
+                    assert answer.status == 404, (method, accept)
 
 
 @pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
@@ -172,16 +177,18 @@ async def test_on_another_node() -> None:
         async with Upstream(WHOLE, WHOLE) as up:
             config = fleet_config(up.url, redis.url)
             config = replace(config, backends={"up": replace(config.backends["up"], options={"responses": False})})
-            async with two(config) as (a, _at_a, b, _at_b), sdk(a) as one, sdk(b) as other:
+            async with two(config) as (a, at_a, b, at_b), sdk(a) as one, sdk(b) as other:
                 begun = await one.responses.create(model="m", input="hi", background=True, **ASKED)
                 here = await ended(one, begun.id)
                 there = await ended(other, begun.id)
                 assert here.to_dict() == there.to_dict()
                 assert (echoed(there), there.background) == (ASKED, True)
                 await other.responses.delete(begun.id)
-                for api in (one, other):
+                for api, http in ((one, at_a), (other, at_b)):
                     with pytest.raises(openai.NotFoundError):
                         await api.responses.retrieve(begun.id)
+                    async with http.get("/api/streaming/st_" + begun.id.removeprefix("resp_")) as answer:
+                        assert answer.status == 404
                 with pytest.raises(openai.BadRequestError):
                     await one.responses.create(model="m", input="and?", previous_response_id=begun.id)
                 unkept = await one.responses.create(model="m", input="hi", store=False)

@@ -204,7 +204,7 @@ async def test_a_cancel_reaches_backend_and_client() -> None:
     script = [head(), *chat({"content": "Hel"}), HOLD]
     async with Upstream(script) as up, running(translated(up.url)) as gateway, sdk(gateway) as api:
         seen: list[Any] = []
-        stream = await api.responses.create(model="m", input="hi", stream=True)
+        stream = await api.responses.create(model="m", input="hi", stream=True, background=True)
         while not seen or seen[-1].type != "response.output_text.delta":
             seen.append(await anext(stream))
         running_now = await api.responses.retrieve(seen[0].response.id)
@@ -295,3 +295,22 @@ async def test_turns_kept_by_the_provider_are_refused_in_translation() -> None:
             await api.responses.create(model="m", input="and?", previous_response_id="resp_0")
     assert caught.value.param == "previous_response_id"
     assert not up.requests
+
+
+async def test_what_cannot_be_cancelled() -> None:
+    """SDK users go by OpenAI's 400: a finished response would seem cancelled, one be stopped while its client waits."""
+    script = [head(), *chat({"content": "Hel"}), HOLD]
+    whole = [head(), *chat({"content": "Hello"}, finish="stop")]
+    async with Upstream(script, whole) as up, running(translated(up.url)) as gateway, sdk(gateway) as api:
+        stream = await api.responses.create(model="m", input="hi", stream=True)
+        first = await anext(aiter(stream))
+        with pytest.raises(openai.BadRequestError, match="not in the background"):
+            await api.responses.cancel(first.response.id)
+        assert len(gateway.hub) == 1
+        await stream.close()
+        begun = await api.responses.create(model="m", input="hi", background=True)
+        await finished(api, begun.id)
+        with pytest.raises(openai.BadRequestError, match="has ended") as caught:
+            await api.responses.cancel(begun.id)
+        assert caught.value.type == "invalid_request_error"
+        assert (await api.responses.retrieve(begun.id)).status == "completed"

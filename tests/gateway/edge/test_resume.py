@@ -584,3 +584,27 @@ async def test_a_head_nobody_waits_for_is_no_error() -> None:
 async def _whole(session: aiohttp.ClientSession, ask: dict[str, str]) -> bytes:
     async with session.post("/api/streaming/chat", json=ask, headers={"X-Stream-Id": "ahead"}) as answer:
         return await answer.read()
+
+
+@pytest.mark.parametrize("protocol", ["native", "openai"])
+@pytest.mark.parametrize("script", [WHOLE, (head(), *WORDS[:3], 0.1, RESET)], ids=["whole", "broken"])
+async def test_control_says_how_it_ended(protocol: str, script: Any) -> None:
+    """Who reads a stream in a protocol whose end says little could not tell how it ended, or would get an event it did
+    not ask for; or its cursor would count it."""
+    async with world(script) as (_, _, session):
+        async with session.post("/api/streaming/chat", json=ASK, headers=LATER) as answer:
+            await whole(answer)
+        url = f"/v1/streams/x?protocol={protocol}"
+        async with session.get(url, headers=SSE) as answer:
+            plain = (await whole(answer)).removesuffix(b"<broken>")
+        async with session.get(f"{url}&control=1", headers=SSE) as answer:
+            told = (await whole(answer)).removesuffix(b"<broken>")
+        assert told.startswith(plain)
+        event, data = told[len(plain) :].decode().strip().split("\n")
+        said = json.loads(data.removeprefix("data: "))
+        frames = plain.count(b"data: ")
+        assert (event, said["last_seq"]) == ("event: stream.end", frames)
+        assert said["state"] == ("completed" if script is WHOLE else "upstream_truncated")
+        assert (said["error"] or {}).get("code") == (None if script is WHOLE else "upstream_truncated")
+        async with session.get(f"{url}&control=1&after={frames}", headers=SSE) as answer:
+            assert answer.status == 204

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import threading
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from support.gateway import ROOT
+from support.process import free_port, wait_until
 
+import gateway.observe.logging as logging_module
 from config.schema import Observe
 from gateway.observe.access_log import AccessLog, refusal_line, stream_line
 from gateway.observe.logging import Logs, get_logger
@@ -155,3 +165,52 @@ def test_absent_figures_are_left_out() -> None:
     assert "rate" not in line
     assert "first_token_ms" not in line
     assert line["state"] == "shed"
+
+
+def test_the_last_lines_have_their_time_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks when a log nobody reads keeps a process from ending."""
+    monkeypatch.setattr(logging_module, "_PATIENCE", 0.1)
+    for count in (1, 100):  # room for the end mark, and none
+        slow = Slow()
+        logs = Logs(Observe(log_format="json"), slow, size=10)
+        for n in range(count):
+            get_logger().info("line", n=n)
+        assert logs.close() is False
+        assert logs.close() is True
+        slow.go.set()
+
+
+def test_a_gateway_whose_log_nobody_reads_serves_and_ends() -> None:
+    """Breaks when a stuck log collector stops streams, or holds up a drain until the process is killed."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(writer, b"x" * 4096):
+            pass
+    os.set_blocking(writer, True)
+    port = free_port()
+    config = {"server": {"port": port, "drain_timeout": "1s"}, "admin": {"port": 0},
+              "backends": {"d": {"driver": "demo"}},
+              "routes": [{"model": "*", "to": "d"}]}  # fmt: skip
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(config, file)
+        file.flush()
+        command = [sys.executable, "-m", "gateway", "serve", "--config", file.name]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer)
+        try:
+            wait_until(lambda: _healthy(port), 20, "it serves")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(reader)
+            os.close(writer)
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

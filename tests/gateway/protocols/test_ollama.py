@@ -201,7 +201,8 @@ def test_lines_are_put_together_with_fields_nobody_knows() -> None:
     gatherer = CHAT.gatherer()
     assert gatherer is not None
     gatherer.feed(
-        b'{"model":"real","message":{"role":"assistant","content":"a","thinking":"t","new":1},"x":1}\nnot json\n'
+        b'\xef\xbb\xbf{"model":"real","message":{"role":"assistant","content":"a","thinking":"t","new":1},"x":1}\n'
+        b"not json\n"
     )
     gatherer.feed(b'{"message":{"content":"b","tool_calls":[1]}}\n{"message":{"content":"","tool_calls":[2]},')
     gatherer.feed(b'{"message":{"content":"c"},"done":true,"total_duration":9,"y":2}\n')

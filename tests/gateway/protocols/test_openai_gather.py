@@ -105,6 +105,17 @@ def test_log_probabilities_annotations_refusals_and_sound_are_joined() -> None:
     assert (refused["refusal"], refused["content"]) == ("I won't", None)
 
 
+def test_content_in_parts_stays_in_parts() -> None:
+    """Of an answer of Mistral's reasoning models all but the last piece would be lost."""
+    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": text}]} for text in ("h", "m")]
+    said = gathered(
+        *(delta({"content": [part]}) for part in thinking), delta({"content": "a"}), delta({"content": "b"})
+    )
+    assert said["choices"][0]["message"]["content"] == [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "ab"},
+    ]  # fmt: skip
+
+
 def test_what_a_backend_leaves_out_is_said_anyway() -> None:
     """SDKs trip over a missing usage, id or finish reason."""
     body = gathered({"choices": [{"delta": {"content": "x"}}]}, ending=Ending("timeout", Usage(1, 2), True, 1))

@@ -197,8 +197,6 @@ def test_a_prompt_becomes_one_turn() -> None:
         ({"prompt": "a", "echo": True}, "echo"),
         ({"prompt": "a", "suffix": "z"}, "suffix"),
         ({"prompt": "a", "best_of": 2}, "best_of"),
-        ({"prompt": "a", "logprobs": 0}, "logprobs"),
-        ({"prompt": "a", "n": 2}, "cannot do n"),
     ],
 )
 def test_what_a_chat_cannot_do_for_the_older_api_is_refused_by_name(body: dict[str, Any], name: str) -> None:

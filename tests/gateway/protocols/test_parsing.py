@@ -108,6 +108,7 @@ def test_openai_does_not_stream_unless_asked() -> None:
         ({"prompt": "x", "temperature": "hot"}, "temperature"),
         ({"prompt": "x", "maxTokens": 0}, "maxTokens"),
         ({"prompt": "x", "maxTokens": True}, "maxTokens"),
+        ({"prompt": "x", "n": 2}, "n"),
         ({"prompt": "x", "stream": "yes"}, "stream"),
         ({"prompt": "x", "stop": [1]}, "stop[0]"),
         ({"prompt": "x", "tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),

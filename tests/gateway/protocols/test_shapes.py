@@ -115,6 +115,20 @@ def test_interleaved_calls_are_assembled_apart() -> None:
     assert [(c.id, c.arguments) for c in told] == [("a", '{"x":1}'), ("b", "{")]
 
 
+def test_parallel_calls_keep_their_order() -> None:
+    """A client that reads a stream would have them in another order than one that reads the whole answer."""
+    calls = answer.Calls()
+    deltas = [
+        ToolCallDelta(0, "a", "f", '{"x"'),
+        ToolCallDelta(1, "b", "g", "{}"),
+        ToolCallDelta(0, arguments=":"),
+        ToolCallDelta(2, "c", "h", "{}"),
+        ToolCallDelta(0, arguments="1}"),
+    ]
+    told = [call for delta in deltas for call in calls.feed(delta)] + calls.rest()
+    assert [(c.id, c.arguments) for c in told] == [("a", '{"x":1}'), ("b", "{}"), ("c", "{}")]
+
+
 def test_ndjson_tool_events() -> None:
     """Names of this shape differ from the SSE ones: tool_name, args."""
     events: list[Event] = [ReasoningDelta("hm"), *TOOLS[:3], ToolResult("r", "web", {"n": 1}), Finish("tool_calls")]

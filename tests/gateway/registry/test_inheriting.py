@@ -13,7 +13,17 @@ from backends.catalog import build
 from config.schema import Backend
 from gateway.registry.redis_client import Link
 from gateway.registry.redis_layout import Layout
-from gateway.registry.shared_layout import LAST, Meta, SharedLayout, epoch_of, meta_words, position
+from gateway.registry.shared_entry import sealed
+from gateway.registry.shared_layout import (
+    LAST,
+    Addition,
+    Meta,
+    SharedLayout,
+    addition,
+    epoch_of,
+    meta_words,
+    position,
+)
 from gateway.streams.legacy import tries_of
 from gateway.streams.stream import Identity
 from gateway.streams.transcript import Transcript
@@ -42,19 +52,19 @@ async def link(server: RedisServer) -> AsyncIterator[Link]:
     await made.close()
 
 
-def entry(expected: int, entry_id: str, *words: str | bytes, epoch: int = 0) -> tuple[Any, ...]:
-    """One entry as a writer sends it, who knows of so many claims."""
-    return expected, entry_id, 60_000, "", epoch, len(words), *words
+def entry(expected: int, sent: int, entry_id: str, *words: str | bytes, epoch: int = 0) -> Addition:
+    """One entry as a writer sends it, who knows of so many entries, bytes and claims."""
+    return addition(expected, sent, 60_000, 0, epoch, sealed(entry_id, words))
 
 
-async def ship(link: Link, *entries: tuple[Any, ...]) -> list[Any]:
-    answers: list[Any] = (await link.batch([SHARED.ship([(KEY, words) for words in entries])]))[0]
+async def ship(link: Link, *entries: Addition) -> list[Any]:
+    answers: list[Any] = (await link.batch([SHARED.ship([(KEY, added) for added in entries])]))[0]
     return answers
 
 
 async def begun(link: Link) -> None:
     first = meta_words(Meta(WHO, "up", "openai"), b"{}")
-    assert await ship(link, entry(0, "0-1", *first), entry(1, "5-0", "d", "abcde")) == [1, 2]
+    assert await ship(link, entry(0, 0, "0-1", *first), entry(1, 0, "5-0", "d", "abcde")) == [1, 2]
 
 
 @needs_redis
@@ -73,12 +83,12 @@ async def test_the_old_owner_writes_no_more(link: Link, expected: int) -> None:
     of what had arrived."""
     await begun(link)
     assert (await link.batch([SHARED.inherit(KEY, "b", 0)]))[0] == 3
-    assert await ship(link, entry(3, "9-2", "d", "fghi", epoch=2)) == [4]
-    answer = (await ship(link, entry(expected, "0-1" if not expected else "12-0", "d", "zzz")))[0]
+    assert await ship(link, entry(3, 5, "9-2", "d", "fghi", epoch=2)) == [4]
+    answer = (await ship(link, entry(expected, 9, "0-1" if not expected else "12-0", "d", "zzz")))[0]
     assert answer == b"4 9-2"
     assert epoch_of(answer.split()[1]) == 2
-    assert await ship(link, entry(4, f"{LAST}-2", "t", "completed", epoch=2)) == [5]
-    assert await ship(link, entry(0, "0-1", "m", "?")) == [b"5 %d-2" % LAST]
+    assert await ship(link, entry(4, 9, f"{LAST}-2", "t", "completed", epoch=2)) == [5]
+    assert await ship(link, entry(0, 0, "0-1", "m", "?")) == [b"5 %d-2" % LAST]
     assert (await link.batch([SHARED.inherit(KEY, "c", 2)]))[0] == 0
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
 from support.redis_server import BINARY, RedisServer
 from support.resuming import ASK, CHAT, END, fleet_config, post, read, rest_of, token, two
 from support.upstream import HOLD, Upstream, head
@@ -18,8 +20,11 @@ from backends.contract.events import Usage
 from config.schema import Backend, Registry
 from config.values import Duration
 from gateway.protocols.base import Ending
-from gateway.registry.shared_layout import LAST_ID, Words, read_terminal, terminal_words
-from gateway.registry.shared_log import rest
+from gateway.registry.redis_client import Link
+from gateway.registry.shared_entry import opened, sealed
+from gateway.registry.shared_layout import LAST_ID, SharedLayout, read_terminal, terminal_words
+from gateway.registry.shared_log import Shipper
+from gateway.registry.shared_pace import Pace
 from gateway.registry.shared_shipment import Shipment
 from gateway.registry.shared_stream import SharedStream
 from gateway.streams.stream import Identity, State, born_ms, new_stream_id
@@ -46,30 +51,28 @@ class Log:
     """A log as the script keeps it, in a list; `refuse` what it should answer instead."""
 
     def __init__(self) -> None:
-        self.entries: list[tuple[str, Words]] = []
+        self.entries: list[bytes] = []
 
     def ship(self, shipment: Shipment, now: float = 0.0, *, confirmed: bool = True) -> None:
         """One batch; not `confirmed`: its answer is lost."""
         answers: list[Any] = []
-        for expected, entry_id, _life, _trim, _epoch, _count, *words in shipment.entries(now, 1000, 1.0, 500):
+        for numbers, entry in shipment.entries(now, 1000, 1.0, 500):
+            expected = int(numbers.split()[0])
             if expected == 0:
                 self.entries = []
             if expected != len(self.entries):
-                answers.append(f"{len(self.entries)} {self.entries[-1][0] if self.entries else ''}".encode())
+                last = self.entries[-1].split()[0] if self.entries else b""
+                answers.append(b"%d %b" % (len(self.entries), last))
                 continue
-            if entry_id:
-                self.entries.append((str(entry_id), tuple(words)))
+            if entry:
+                self.entries.append(entry)
             answers.append(len(self.entries))
         if confirmed:
             shipment.answered(answers, now)
 
     def page(self) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """As XRANGE answers."""
-        found = []
-        for entry_id, words in self.entries:
-            raw = [str(w).encode() if isinstance(w, str | int) else w for w in words]
-            found.append((entry_id.encode(), dict(zip(raw[::2], raw[1::2], strict=True))))
-        return found
+        """As a reader takes them."""
+        return [opened(entry) for entry in self.entries]
 
 
 def read_all(log: Log, stream: SharedStream | None = None) -> SharedStream:
@@ -131,7 +134,7 @@ async def test_a_fenced_stream_writes_no_more() -> None:
     shipment = Shipment(one)
     one.transcript.append(b"data: 1\n\n")
     log.ship(shipment)
-    log.entries.append((LAST_ID, terminal_words(State.NODE_LOST, 9, one.ending())))
+    log.entries.append(sealed(LAST_ID, terminal_words(State.NODE_LOST, 9, one.ending())))
     one.transcript.append(b"data: 2\n\n")
     log.ship(shipment)
     assert shipment.fenced
@@ -171,17 +174,41 @@ def test_an_ending_comes_back_as_it_was() -> None:
     error = BackendError(ErrorCode.OVERLOADED, "full ☕", retry_after=2.5, upstream_status=529, kind="k", param="p")
     ending = Ending("error", Usage(1, 2, 3, 4, 5), True, 7, error)
     words = terminal_words(State.UPSTREAM_ERROR, 123, ending)
-    raw = [str(w).encode() if isinstance(w, str | int) else w for w in words]
-    state, total, found = read_terminal(dict(zip(raw[::2], raw[1::2], strict=True)))
+    state, total, found = read_terminal(opened(sealed(LAST_ID, words))[1])
     assert (state, total, found) == (State.UPSTREAM_ERROR, 123, ending)
     assert found.error is not None
     assert vars(found.error) == vars(error)
 
 
-def test_the_more_there_is_the_longer_it_rests() -> None:
-    """A worker with many streams would spend its time on their copies."""
-    assert rest(0.008, 0, 0) == 0.008
-    assert 0.03 < rest(0.008, 1, 1) < rest(0.008, 1, 100) <= rest(0.008, 9, 100_000) <= 0.25
+def test_what_copies_cost_is_small_beside_the_streams() -> None:
+    """A worker would spend its time on copies: of a lone stream, or of very many."""
+    for streams, busy in ((1, 0.012), (10, 0.07), (50, 0.1), (200, 0.23), (1000, 0.9)):
+        pause = Pace(0.008, 10.0, 3.0).rest(11.0, 3.0 + busy, 1, streams)
+        assert 0.1 <= pause <= 0.25
+        assert (400e-6 + streams * 25e-6) / pause < 0.15 * busy
+    assert Pace(0.008, 0.0, 0.0).rest(0.0, 0.0, 0, 0) == 0.1
+    assert Pace(0.5, 0.0, 0.0).rest(1.0, 0.1, 9, 1) == 0.5
+
+
+def test_a_worker_with_little_to_do_sleeps_between_two_looks() -> None:
+    """By the event loop's coarse clock it would look many times while it waits for the last millisecond."""
+    looks: list[bool] = []
+
+    class Looking(Shipper):
+        async def step(self, *, urgent: bool = False) -> tuple[int, int]:
+            looks.append(urgent)
+            return await super().step(urgent=urgent)
+
+    async def half_a_second() -> None:
+        link, layout = Link("redis://127.0.0.1:1/0", 0.1), SharedLayout("x", 60.0, 2.0, cluster=False)
+        running = {"x@o": producer()}
+        shipper = Looking(link, layout, running, lambda *_: None, tick=0.008, renew=1.0, memory=1 << 20)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(shipper.run(), 0.55)
+
+    uvloop.run(half_a_second())
+    assert looks
+    assert len(looks) <= 8
 
 
 def test_an_id_tells_when_it_was_made() -> None:

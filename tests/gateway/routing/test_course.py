@@ -21,7 +21,7 @@ from config.schema import Admin, Backend, Breaker, Config, Hedge, Queue, Route, 
 from config.values import Duration, Secret
 from gateway.app import Gateway
 from gateway.routing.circuits import circuits
-from gateway.routing.upstream import Upstreams
+from gateway.routing.upstreams import Upstreams
 
 WORDS = ["Once", " upon", " a", " time", " there", " was", " é☕."]
 ERROR = b'data: {"error":{"message":"engine died","type":"server_error"}}\n\n'

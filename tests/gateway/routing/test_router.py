@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backends.contract.errors import BackendError, ErrorCode
-from config.schema import Backend, Config, Match, Route, Target
+from config.schema import Backend, Config, Key, Match, Route, Target
 from gateway.routing.policies import Seen
 from gateway.routing.router import Asking, Router
 
@@ -134,3 +134,11 @@ def test_explaining_uses_no_turn_up() -> None:
     for _ in range(3):
         assert list(one.explain(Asking(model="fast")))[-1]["candidates"][0]["backend"] == "local"
     assert one.choose("fast").backend == "local"
+
+
+def test_explaining_knows_whose_key_it_is() -> None:
+    """An operator who names a key would be shown another route than its streams take."""
+    routes = (Route(model="*", to=(Target("local"),), match=Match(owner=("acme",))), REST)
+    one = Router(Config(backends=BACKENDS, routes=routes, keys=(Key("web", "acme", "sha256:0"),)), dict)
+    assert list(one.explain(Asking(model="m", key="web")))[-1]["route"] == 0
+    assert list(one.explain(Asking(model="m", key="web", owner="other")))[-1]["route"] == 1
