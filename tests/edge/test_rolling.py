@@ -213,7 +213,8 @@ async def test_an_heir_that_dies(redis: RedisServer) -> None:
                 text = whole.text.replace("whole", one.name)
                 assert (one.text, one.numbered, one.fatal) == (text, True, 0), one.name
             receipts = [await receipt_of(session, nodes.running[0], name) for name in theirs]
-            assert max(receipt["attempts"] for receipt in receipts) == 3
+            # a third attempt only where the heir had begun before it died, which is the fleet's to choose
+            assert max(receipt["attempts"] for receipt in receipts) >= 2
             assert {lost["outcome"] for receipt in receipts for lost in receipt["tries"]} == {"node_lost"}
     finally:
         nodes.running[0].kill()
