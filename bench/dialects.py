@@ -117,6 +117,7 @@ async def once(dialect: str, client: str, mode: str, frames: list[bytes], *, bar
         await asyncio.sleep(0)
     reader.flush()
     took = time.process_time() - began
+    reader.rest()
     assert reader.cursor == producer.transcript.tip
     assert page.size > 10 * len(frames)
     return took
