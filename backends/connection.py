@@ -7,15 +7,27 @@ socket.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import TYPE_CHECKING, cast
 
-from backends.http1 import MAX_HEAD, BadResponse, Body, Head, body_of, check_lines, parse_head
+from backends.http1 import MAX_HEAD, BadResponse, Body, Head, Unheard, body_of, check_lines, parse_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backends.call import Call
     from backends.exchange import Express
+    from backends.intake import Intake
+
+
+def calm(transport: asyncio.BaseTransport | None, calmly: bool) -> None:
+    """Acknowledge every other read from now on, or each, where the system can. That is a packet less per token, but not
+    for what waits for an answer: a server that waits for them (Nagle) is kept waiting for up to 40 ms, once."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock and hasattr(socket, "TCP_QUICKACK"):
+        with contextlib.suppress(OSError):  # not TCP, or gone
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, not calmly)
 
 
 class Connection(asyncio.Protocol):
@@ -25,15 +37,17 @@ class Connection(asyncio.Protocol):
         "_body",
         "_buffer",
         "_call",
+        "_calm",
         "_eof",
-        "_express",
         "_gone",
+        "_intake",
         "_limit",
         "_on_gone",
         "_reusable",
         "_seen",
         "_transport",
         "reused",
+        "road",
     )
 
     def __init__(self, on_gone: Callable[[Connection], None], limit: int) -> None:
@@ -47,7 +61,9 @@ class Connection(asyncio.Protocol):
         self._reusable = False
         self._gone = False
         self._eof = False
-        self._express: Express | None = None
+        self._calm = False
+        self._intake: Intake | None = None  # keeps what is read, while there is a road
+        self.road: Express | None = None
         self.reused = False
 
     @property
@@ -59,8 +75,12 @@ class Connection(asyncio.Protocol):
     def start(self, call: Call, raw: bytes) -> None:
         """Begin an exchange: hand the whole request to the socket."""
         assert self._transport is not None
-        self._call, self._body, self._buffer, self._seen, self._express = call, None, b"", 0, None
+        self._call, self._body, self._buffer, self._seen = call, None, b"", 0
+        self._leave_road()
         self._transport.write(raw)
+        if self._calm:
+            self._calm = False
+            calm(self._transport, False)
 
     def pause(self) -> None:
         """Stop reading."""
@@ -76,12 +96,19 @@ class Connection(asyncio.Protocol):
         """As `Exchange.express`: from the next read on, if that begins a chunk."""
         if self._body is None or not self._body.resting or self._limit:
             return False
-        self._express = road
+        self.road, self._intake = road, road.intake
+        if not self._calm:
+            self._calm = True
+            calm(self._transport, True)
         return True
+
+    def _leave_road(self) -> None:
+        self.road = self._intake = None
 
     def close(self) -> None:
         """Close the socket now; an exchange still on it hears nothing."""
-        self._call = self._express = None
+        self._call = None
+        self._leave_road()
         if self._transport is not None:
             self._transport.abort()  # close() would first flush a request nobody wants, or wait for TLS to say goodbye
 
@@ -91,11 +118,19 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        express = self._express
-        if express is not None:
-            if express.take(data):
+        intake = self._intake
+        if intake is not None:
+            if intake.busy:
+                intake.keep(self, data)
                 return
-            self._express = None
+            self._settle()
+            if self.road is not None and self.road.take(data):
+                return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """What was read, by the ordinary road."""
+        self._leave_road()
         call, body = self._call, self._body
         if body is None or call is None:
             self._head_bytes(data)
@@ -114,7 +149,21 @@ class Connection(asyncio.Protocol):
         if body.done and self._call is call:
             self._complete(call, body)
 
+    def fault(self, error: Exception) -> None:
+        """Reading this failed through us: the socket breaks, and what was read behind it is not heard."""
+        asyncio.get_running_loop().call_exception_handler({"message": "a backend's bytes failed", "exception": error})
+        self._leave_road()
+        self._body = Unheard()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _settle(self) -> None:
+        """What was read before comes before."""
+        if self._intake is not None and self._intake.late:
+            self._intake.drain()
+
     def eof_received(self) -> None:
+        self._settle()
         self._eof = True
         call, body = self._call, self._body
         if call is not None and body is not None and body.close():
@@ -122,6 +171,7 @@ class Connection(asyncio.Protocol):
             call.completed(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._settle()
         self._gone = True
         call, self._call = self._call, None
         self._on_gone(self)
@@ -156,7 +206,7 @@ class Connection(asyncio.Protocol):
     def _first(self, call: Call, body: Body, rest: bytes) -> None:
         """What came in one read with the head."""
         if not body.done:
-            self.data_received(rest)
+            self.feed(rest)
             return
         body.extra = bool(rest)
         self._complete(call, body)
@@ -180,7 +230,8 @@ class Connection(asyncio.Protocol):
     # ends
 
     def _complete(self, call: Call, body: Body) -> None:
-        self._call = self._express = None
+        self._call = None
+        self._leave_road()
         transport = self._transport
         assert transport is not None
         keep = self._reusable and not body.extra and not self._eof and not transport.get_write_buffer_size()
@@ -193,8 +244,7 @@ class Connection(asyncio.Protocol):
         call.completed(self)
 
     def _fail(self, why: str) -> None:
-        call = self._call
-        seen = self._body is not None
+        call, seen = self._call, self._body is not None
         self.close()
         if call is not None:
             call.failed(f"sent {why}", seen=seen)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from backends.contract.errors import BackendError
+from backends.intake import Intake, Road
 
 
 class Sink(Protocol):
@@ -30,8 +31,12 @@ class Sink(Protocol):
         """Anything else: UPSTREAM_TRUNCATED once the head was seen, UPSTREAM_FAILED (or TIMED_OUT) before."""
 
 
-class Express(Protocol):
-    """A shorter road for whole chunks (`Exchange.express`)."""
+class Express(Road, Protocol):
+    """A shorter road for whole chunks (`Exchange.express`). `intake`: what is read for it may be kept there first."""
+
+    @property
+    def intake(self) -> Intake:
+        """Its worker's."""
 
     def take(self, data: bytes) -> bool:
         """One read of the socket. True: it was one whole chunk, framing and all, and is dealt with."""

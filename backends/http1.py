@@ -23,6 +23,15 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 # Plain size lines of the chunks that tokens come in -> the length of a read that is exactly one such chunk.
 CHUNKS = {line: len(line) + size + 2 for size in range(1, 2048) for line in (b"%x\r\n" % size, b"%X\r\n" % size)}
+# As most servers write them, and we: size -> line, and the length of such a read -> line.
+_LINES = tuple(b"%x\r\n" % size for size in range(2048))
+SIZE_LINES = {CHUNKS[line]: line for line in _LINES[1:]}
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a body (RFC 9112, section 7.1)."""
+    size = len(data)
+    return (_LINES[size] if size < len(_LINES) else b"%x\r\n" % size) + data + b"\r\n"
 
 
 class BadResponse(ValueError):
@@ -141,6 +150,15 @@ class CloseBody(Body):
 
     def close(self) -> bool:
         return True
+
+
+class Unheard(Body):
+    """The rest of one that nobody hears: it has no end."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> bytes:
+        return b""
 
 
 class LengthBody(Body):

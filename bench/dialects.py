@@ -31,11 +31,14 @@ from backends.transport import Transport
 from config.schema import Backend, OnDisconnect, Streams
 from gateway.protocols.base import About
 from gateway.protocols.catalog import build
+from gateway.streams.course import Opener
 from gateway.streams.pacer import Pacer
-from gateway.streams.producer import Plan, Producer
+from gateway.streams.passthrough import Passthrough
+from gateway.streams.plan import Plan
+from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Identity, Stream
-from gateway.streams.view import Passthrough, make_view
+from gateway.streams.views import make_view
 
 LIMIT = 2.0
 URL = "http://127.0.0.1:9"
@@ -67,7 +70,7 @@ class Nowhere:
         """Nothing to close."""
 
 
-class Wire:
+class Wire(Opener):
     """The network: the measurement is the server."""
 
     sink: Sink
@@ -102,7 +105,9 @@ async def once(dialect: str, client: str, mode: str, frames: list[bytes], *, bar
     await asyncio.sleep(0)
     wire.sink.head(200, {})
     about = About("st_a", "m", "up", 0)
-    view = Passthrough(protocol, about, False, SseFramer(0).split) if bare else make_view(driver, protocol, about)
+    view = make_view(driver, protocol, about)
+    if bare:
+        view = Passthrough(protocol, about, False, SseFramer(0).split, lambda _: view)
     page.write(view.start())
     reader = Reader(producer.transcript, view, page, Pacer(loop, mode), polite=True)
     producer.attach(reader)

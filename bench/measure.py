@@ -1,7 +1,8 @@
 """`make bench`: nginx, a plain aiohttp proxy and Headgate between the same mock and the same client; one table.
 
 The gateway has one core, mock and client the others. CPU is user + system time of the gateway's process tree over a
-window inside the load, divided by the tokens the client received in that window. Added latency is against a direct run
+window inside the load, divided by the tokens the client received in that window; of short requests (16 tokens at once,
+kept connections) over all of them, divided by their number. Added latency is against a direct run
 without a gateway. A row whose tokens/s is below 99 % of nominal is marked `!`:
 the machine was disturbed, its CPU figure is too good.
 
@@ -40,6 +41,7 @@ GATEWAYS = {
     "native balanced": ("headgate", NATIVE, "balanced"),
 }
 PACED = {"tokens": 100_000, "interval_us": 20_000, "ttft_us": 0, "burst": 1}  # 50 tokens a second
+SHORT = {"tokens": 16, "interval_us": 0, "ttft_us": 0, "burst": 1}
 ABORT = {"tokens": 1_000, "interval_us": 20_000, "ttft_us": 0, "burst": 1}
 IDLE = {"tokens": 1_000, "interval_us": 2_000_000, "ttft_us": 0, "burst": 1}
 FAULTS = ("failed", "lost", "dup", "reordered", "socket_errors", "timeouts", "bad_status", "wrong_tokens")
@@ -192,6 +194,20 @@ class Bench:
             "faults": sum(told[fault] for fault in FAULTS),
         }
 
+    def requests(self, pid: int, url: str, count: int = 4000) -> dict[str, float]:
+        """Short streams on kept connections, as many at once as a core can take: CPU per request."""
+        self.pace(SHORT)
+        before, at = usage(pid)[0], time.monotonic()
+        told = self.result(
+            self.load(url, "--requests", count, "--concurrency", 20, "--expect-tokens", 16, "--timeout", 20)
+        )
+        spent, span = usage(pid)[0] - before, time.monotonic() - at
+        return {
+            "cpu_us_per_request": spent / count,
+            "requests_per_s": count / span,
+            "request_faults": sum(told[fault] for fault in ("bad_status", "socket_errors", "timeouts")),
+        }
+
     def aborts(self, url: str, count: int = 100) -> dict[str, float]:
         """Clients leave in mid-stream: milliseconds until the upstream's connection is closed."""
         self.pace(ABORT)
@@ -242,11 +258,12 @@ class Bench:
         """All measures of one gateway, started for them alone."""
         pid, url = self.start(name)
         try:
-            self.pace({**PACED, "tokens": 16, "interval_us": 0})
+            self.pace(SHORT)
             self.result(
-                self.load(url, "--requests", 100, "--concurrency", 10, "--expect-tokens", 16, "--timeout", 20)
+                self.load(url, "--requests", 200, "--concurrency", 20, "--expect-tokens", 16, "--timeout", 20)
             )  # warm up
-            row = self.throughput(pid, url, 500, 8 if quick else 15)
+            row = self.requests(pid, url) if pid else {}
+            row |= self.throughput(pid, url, 500, 8 if quick else 15)
             if pid and not quick:
                 row |= self.aborts(url) | {"kib_per_stream": self.memory(pid, url, 1000)}
             return {"gateway": name, **row}
@@ -275,18 +292,20 @@ def table(rows: list[dict[str, Any]]) -> str:
         return statistics.median(values) if values else float("nan")
 
     head = f"{'500 streams x 50 tokens/s':<24}{'us/token':>9}{'x nginx':>9}{'tokens/s':>10}{'faults':>8}"
-    head += f"{'added p50':>11}{'added p99':>11}{'abort p99':>11}{'KiB/stream':>12}"
+    head += f"{'added p50':>11}{'added p99':>11}{'abort p99':>11}{'KiB/stream':>12}{'us/request':>12}"
     lines = [head]
     for name in names:
         base = {part: median("direct", "token_us", part) for part in ("p50", "p99")}
         added = [(median(name, "token_us", part) - base[part]) / 1000 for part in ("p50", "p99")]
+        faults = sum(row["faults"] + row.get("request_faults", 0) for row in by[name])
         flag = " " if all(row["nominal"] for row in by[name]) else "!"
         lines.append(
             f"{name:<24}{median(name, 'cpu_us_per_token'):>9.1f}"
             f"{median(name, 'cpu_us_per_token') / median('nginx', 'cpu_us_per_token'):>9.2f}"
-            f"{median(name, 'tokens_per_s'):>9.0f}{flag}{sum(row['faults'] for row in by[name]):>8}"
+            f"{median(name, 'tokens_per_s'):>9.0f}{flag}{faults:>8}"
             f"{added[0]:>8.2f} ms{added[1]:>8.2f} ms"
             f"{median(name, 'abort_p99_ms'):>8.1f} ms{median(name, 'kib_per_stream'):>12.1f}"
+            f"{median(name, 'cpu_us_per_request'):>12.0f}"
         )
     return "\n".join(lines)
 

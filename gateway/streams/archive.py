@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from backends.base import Driver
-from backends.contract.framing import NdjsonFramer, SseFramer
-from backends.contract.request import Message
+from backends.contract.framing import SPLIT
 from gateway.protocols.base import About, Ending
 from gateway.streams.names import stream_key
 from gateway.streams.sofar import pieces
@@ -28,7 +27,6 @@ GRAVE = 24 * 3600.0  # seconds a tombstone stands
 MAX_GRAVES = 50_000
 _PIECE = 1024  # bytes of frames in one block: small blocks cost more than they hold, large ones take long to render
 _FIXED = 2048  # bytes a recording costs besides its blocks, about
-_PER_BLOCK = 48
 
 
 class Listener(Protocol):
@@ -52,8 +50,8 @@ class Gone(Struct, frozen=True):
 
 
 class Recording:
-    """One ended stream: all a view depends on. Readers come and go as at a running one. `turns`: what was asked, where
-    a later request may go on from the answer by its id."""
+    """One ended stream: all a view depends on. Readers come and go as at a running one. `turns`: what was asked, as in
+    `Asked`."""
 
     __slots__ = ("_ending", "about", "driver", "ended", "identity", "readers", "size", "state", "transcript", "turns")
 
@@ -66,7 +64,7 @@ class Recording:
         state: State,
         ending: Ending,
         ended: float,
-        turns: tuple[Message, ...] = (),
+        turns: bytes = b"",
     ) -> None:
         self.identity = identity
         self.driver = driver
@@ -76,9 +74,7 @@ class Recording:
         self.transcript = _packed(transcript)
         self.readers: list[Listener] = []
         self.turns = turns
-        self.size = self.transcript.size + _PER_BLOCK * len(self.transcript.blocks) + _FIXED
-        if turns:
-            self.size += len(_size_of(turns))
+        self.size = self.transcript.memory + _FIXED + len(turns)
         if identity.echo:
             self.size += len(_size_of(identity.echo))
         self._ending = ending
@@ -106,7 +102,10 @@ class Recording:
 
 
 def _packed(transcript: Transcript) -> Transcript:
-    """The same bytes in fewer blocks, segment by segment. The old one is left alone: readers count by it."""
+    """The same bytes in fewer blocks, segment by segment. The old one is left alone: readers count by it. One that
+    holds little else than texts is small as it is."""
+    if transcript.memory < transcript.size:
+        return transcript
     packed = Transcript(transcript.cap)
     try:
         for segment, blocks in pieces(transcript):
@@ -120,7 +119,7 @@ def _packed(transcript: Transcript) -> Transcript:
 
 def whole_pieces(blocks: Iterable[bytes], driver: Driver) -> Iterator[bytes]:
     """Whole frames, about _PIECE bytes at a time: readers render a number of blocks in one go, however large."""
-    split = (SseFramer(0) if driver.framing == "sse" else NdjsonFramer(0)).split
+    split = SPLIT[driver.framing]
     piece: list[bytes] = []
     size = 0
     for block in chain.from_iterable(_cut(b, split) if len(b) > 2 * _PIECE else (b,) for b in blocks):
@@ -149,6 +148,7 @@ class Archive:
         self._kept: OrderedDict[str, Recording] = OrderedDict()
         self._graves: OrderedDict[str, tuple[float, Gone]] = OrderedDict()
         self.size = 0
+        self.look_at = 0.0  # the watchdog is welcome at every round
 
     def __len__(self) -> int:
         return len(self._kept)

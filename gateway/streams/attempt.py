@@ -13,19 +13,15 @@ from typing import Protocol
 from backends.base import Tap
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.framing import Framer, NdjsonFramer, SseFramer
-from backends.contract.refusal import clean
-from backends.exchange import Exchange
-from backends.whole import frames_of
-from backends.wire import secrets_of
 from gateway.streams.course import Leg
+from gateway.streams.in_flight import InFlight
 from gateway.streams.lane import Lane, lane_to, shortest, told
 from gateway.streams.reader import Reader
 from gateway.streams.sofar import broken_at, segment_so_far
 from gateway.streams.stream import Stream
 from gateway.streams.transcript import Transcript
+from gateway.streams.unstreamed import Unstreamed, unstreamed
 
-_ERROR_BODY = 64 * 1024  # bytes of a refusal's body that are read
-_WHOLE = ("application/json", "text/html")  # content types that are no stream
 _HELD = 64 * 1024  # bytes held back before an attempt leads without a token
 
 
@@ -33,8 +29,11 @@ class Chief(Protocol):
     """Whose attempt it is."""
 
     transcript: Transcript
-    fed: list[Reader]
     stream: Stream
+
+    @property
+    def fed(self) -> list[Reader]:
+        """The readers that are told of every block as it comes."""
 
     def lead(self, attempt: Attempt) -> None:
         """Its frames are the answer from now on: take over what it holds."""
@@ -53,25 +52,21 @@ class Chief(Protocol):
 
 
 class Attempt:
-    """Made by the producer; `open` asks the backend."""
+    """Made by its chief; `open` asks the backend."""
 
     __slots__ = (
         "_before",
         "_began",
         "_chief",
-        "_exchange",
+        "_flight",
         "_framer",
         "_half",
         "_lane",
         "_least",
-        "_loop",
-        "_opening",
         "_over",
         "_plain_road",
         "_readers",
-        "_refusal",
         "_secrets",
-        "_status",
         "_stream",
         "_tap",
         "_text",
@@ -79,7 +74,7 @@ class Attempt:
         "_told",
         "_transcript",
         "_unkept",
-        "_whole",
+        "_unstreamed",
         "asked",
         "headers",
         "held",
@@ -94,9 +89,8 @@ class Attempt:
         self.leading = False
         self.held: list[bytes] = []
         self.headers: Mapping[str, str] = {}
-        self._chief = chief
-        self._loop = asyncio.get_running_loop()
-        self._time = self._loop.time
+        self._chief: Chief | None = chief  # None once it is over: a stream that ended is nobody's, and freed at once
+        self._time = asyncio.get_running_loop().time
         self.asked = self._time()
         self._transcript = chief.transcript
         self._readers = chief.fed
@@ -107,18 +101,15 @@ class Attempt:
         self._plain_road = False  # it leads, runs, and its framer holds nothing back: `_text` may decide
         self._over = False
         self._began = False
-        self._whole = False  # the backend answers with a whole body, not with a stream
         self._told = 0  # the tap's count when the stream last heard of it by the long road
         self._before = 0  # bytes of the transcript that are not this attempt's
-        self._secrets = tuple(secret.encode() for secret in secrets_of(leg.driver.backend))
+        self._secrets = tuple(secret.encode() for secret in leg.driver.secrets)
         self._least = shortest(self._secrets)
         self._unkept = 0  # bytes that came and are not in the transcript
-        self._exchange: Exchange | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._status = 0
-        self._refusal = bytearray()
+        self._flight = InFlight()
+        self._unstreamed: Unstreamed | None = Unstreamed(leg.driver, 0, {}, max_event)  # until a head says otherwise
 
-    # -- from the producer ---------------------------------------------------------------------------------------------
+    # -- from its chief ---------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """Account for what came by a lane."""
@@ -141,36 +132,17 @@ class Attempt:
         self._tap = tap
 
     def open(self) -> None:
-        """Ask the backend. Returns at once."""
-        self._opening = self._loop.create_task(self._open())
-
-    async def _open(self) -> None:
-        try:
-            exchange = await self.leg.transport.open(self.leg.request, self)
-        except BackendError as error:
-            self.fail(error)
-            return
-        except Exception:  # a fault of ours: the client is told at once, and the loop's handler logs it
-            self.fail(BackendError(ErrorCode.INTERNAL, "the gateway could not ask the backend"))
-            raise
-        if self._over:
-            exchange.abort()
-        else:
-            self._exchange = exchange
+        """Ask the backend. Returns at once; what goes wrong is told later."""
+        self._flight.open(self.leg, self)
 
     def close(self, *, drain: bool = False) -> None:
         """No more of it. `drain`: it ended well, the connection may be kept."""
         self._over, self._plain_road = True, False
         if self._lane is not None:
             self._lane.close()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            if drain:
-                exchange.finish()
-            else:
-                exchange.abort()
-        elif self._opening is not None and not self._opening.done() and self._opening is not asyncio.current_task():
-            self._opening.cancel()
+            self._lane = None
+        self._chief = None
+        self._flight.close(drain=drain)
 
     def take_lead(self) -> None:
         """Its frames go to the transcript from now on, and those it holds at once."""
@@ -187,30 +159,25 @@ class Attempt:
 
     def pause(self) -> bool:
         """Read no more for now; False when there is nothing to pause."""
-        if self._exchange is None:
-            return False
-        self._exchange.pause()
-        return True
+        return self._flight.pause()
 
     def resume(self) -> None:
         """Read on."""
-        if self._exchange is not None:
-            self._exchange.resume()
+        self._flight.resume()
 
     def fail(self, error: BackendError, block: bytes = b"") -> None:
         """It failed; told once."""
-        if not self._over:
+        chief = self._chief
+        if not self._over and chief is not None:
             self.close()
-            self._chief.failed(self, error, block)
+            chief.failed(self, error, block)
 
     # -- from the transport (Sink) -------------------------------------------------------------------------------------
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
-        """The response head. Anything but 200 is collected as a refusal."""
-        self._status = status
+        """The response head."""
         self.headers = headers
-        kind = headers.get("content-type", "").split(";", 1)[0].strip().lower()
-        self._whole = self.leg.driver.framing == "sse" and kind in _WHOLE
+        self._unstreamed = unstreamed(self.leg.driver, status, headers, self._framer.limit)
 
     def data(self, data: bytes) -> None:
         """Body bytes. The token path: framer, transcript, tap, readers; a block like the last one skips the framer."""
@@ -221,8 +188,10 @@ class Attempt:
                 return
         if self._over:
             return
-        if self._status != 200 or self._whole:
-            self._collect(data)
+        if self._unstreamed is not None:
+            error = self._unstreamed.feed(data)
+            if error is not None:
+                self.fail(error)
             return
         self._unkept += len(data)
         try:
@@ -245,13 +214,16 @@ class Attempt:
         self._stream.progressed(self._time())
         for reader in self._readers:
             reader.take(block, text)
+        chief = self._chief
+        if chief is None:
+            return
         if held > self._half:
-            self._chief.press()
-        elif len(self._readers) == 1 and self._exchange is not None and self._plain_road:
-            lane = lane_to(self._chief, self._readers[0], self._tap, self._half, self._secrets)
+            chief.press()
+        elif len(self._readers) == 1 and self._plain_road and (exchange := self._flight.exchange) is not None:
+            lane = lane_to(chief, self._readers[0], self._tap, self._half, self._secrets)
             if lane is not None:
                 self._lane = lane
-                if not self._exchange.express(lane):
+                if not exchange.express(lane):
                     lane.leave()
 
     def _take(self, block: bytes) -> None:
@@ -282,7 +254,7 @@ class Attempt:
             if tap.tokens != self._told:
                 self._told = tap.tokens
                 self._stream.progress(self._stream.tokens, self._time())
-                if not self._began:
+                if not self._began and self._chief is not None:
                     self._began = True
                     self._chief.began(self)
             self._tell()
@@ -294,7 +266,7 @@ class Attempt:
             self._keep_one(block)
             return
         self.held.append(block)
-        if self._tap.tokens or self._tap.done or self._unkept > _HELD:
+        if (self._tap.tokens or self._tap.done or self._unkept > _HELD) and self._chief is not None:
             self._chief.lead(self)
 
     def _keep_one(self, block: bytes) -> None:
@@ -302,69 +274,50 @@ class Attempt:
         self._unkept -= len(block)
 
     def _tell(self) -> None:
+        chief = self._chief
+        if chief is None:
+            return
         if self._tap.done:
             self._over, self._plain_road = True, False
-            self._chief.completed(self)
+            chief.completed(self)
             return
         for reader in self._readers:
             reader.push()
         if self._transcript.size > self._half:
-            self._chief.press()
-
-    def _collect(self, data: bytes) -> None:
-        self._refusal += data
-        if self._whole and self._status == 200:
-            if len(self._refusal) > self._framer.limit:
-                text = f"the backend sent a whole answer larger than {self._framer.limit} bytes"
-                self.fail(BackendError(ErrorCode.EVENT_TOO_LARGE, text))
-        elif len(self._refusal) > _ERROR_BODY:
-            self._refused()
-
-    def _unwrap(self) -> None:
-        """A backend that only answers whole: its answer is streamed as one chunk."""
-        driver = self.leg.driver
-        frames = frames_of(driver.dialect, bytes(self._refusal))
-        if frames:
-            for frame in frames:
-                self._take(frame)
-            self._judge_end()
-            return
-        kind = self.headers.get("content-type", "")[:100]
-        error = driver.failure(200, self.headers, bytes(self._refusal[:_ERROR_BODY]))
-        if kind.startswith("text/html") or "HTTP 200" in error.message:
-            text = f"the backend answered with {clean(kind)}, which is neither a stream nor an answer"
-            error = BackendError(ErrorCode.UPSTREAM_FAILED, text)
-        self.fail(error)
-
-    def _refused(self) -> None:
-        self.fail(self.leg.driver.failure(self._status, self.headers, bytes(self._refusal[:_ERROR_BODY])))
+            chief.press()
 
     def eof(self) -> None:
         """The body ended by its framing. Only the dialect's own marker makes that a completion."""
-        self._exchange = None
+        self._flight.exchange = None
         if self._over:
             return
-        if self._status != 200:
-            self._refused()
+        if self._unstreamed is None:
+            self._flush_rest()
+            self._judge_end()
+        else:
+            self._unwrap(self._unstreamed.judge())
+
+    def _unwrap(self, judged: list[bytes] | BackendError) -> None:
+        """A backend that only answers whole: its answer is streamed as one chunk."""
+        if isinstance(judged, BackendError):
+            self.fail(judged)
             return
-        if self._whole:
-            self._unwrap()
-            return
-        self._flush_rest()
+        for frame in judged:
+            self._take(frame)
         self._judge_end()
 
     def _judge_end(self) -> None:
-        if self._over:
+        tap, chief = self._tap, self._chief
+        if self._over or chief is None:
             return  # the last frames held the ending
-        tap = self._tap
         tap.eof()
         if tap.failure is not None:
             self.fail(tap.failure)
         elif tap.done:
             self._over, self._plain_road = True, False
             if not self.leading:
-                self._chief.lead(self)
-            self._chief.completed(self)
+                chief.lead(self)
+            chief.completed(self)
         else:
             text = "the backend ended its answer before it was complete"
             self.fail(BackendError(ErrorCode.UPSTREAM_TRUNCATED, text))
@@ -378,7 +331,7 @@ class Attempt:
 
     def lost(self, error: BackendError) -> None:
         """The connection broke."""
-        self._exchange = None
+        self._flight.exchange = None
         self.fail(error)
 
 

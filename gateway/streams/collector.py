@@ -17,7 +17,8 @@ from gateway.streams.naming import FIRST, name_in
 from gateway.streams.pacer import Pacer
 from gateway.streams.reader import Reader
 from gateway.streams.transcript import Segment, Transcript
-from gateway.streams.view import Past, View, make_mender
+from gateway.streams.view import Past, View
+from gateway.streams.views import make_mender
 
 
 class _Nowhere:

@@ -21,6 +21,10 @@ class Opener(Protocol):
     async def open(self, request: HttpRequest, sink: Sink) -> Exchange:
         """Ask; returns before any callback of the sink. Raises BackendError."""
 
+    def at_once(self, request: HttpRequest, sink: Sink) -> Exchange | None:
+        """As `open`, where nothing has to be waited for; None: ask `open`. Raises BackendError."""
+        return None  # a shortcut, which not all of them have
+
 
 class Leg(Struct, frozen=True):
     """One attempt: a backend, the model's name there, and what it is asked. `delay`: seconds to wait first. `kind`: a

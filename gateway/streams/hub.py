@@ -9,10 +9,11 @@ from backends.contract.errors import BackendError, ErrorCode
 from gateway.streams.archive import Archive, Recording
 from gateway.streams.course import Opener
 from gateway.streams.names import stream_key
-from gateway.streams.producer import Plan, Producer
-from gateway.streams.settle import settle
+from gateway.streams.plan import Plan
+from gateway.streams.producer import Producer
+from gateway.streams.settle import outlived, settle
 from gateway.streams.stream import Entry, Identity, Receipt, State, Stream
-from gateway.streams.view import about_of
+from gateway.streams.views import about_of
 
 _STOPS = {  # who stopped it -> the state it ends in
     "client": State.CANCELLED,
@@ -30,6 +31,7 @@ class Hub:
         self.running: dict[str, Producer] = {}
         self._finished = finished
         self._archive = archive
+        self.ending: Callable[[Producer], object] = lambda producer: None  # told of one that `settles`
 
     def __len__(self) -> int:
         return len(self.running)
@@ -65,7 +67,18 @@ class Hub:
             ended_ms=int(time.time() * 1000),
             prompt_chars=producer.plan.prompt_chars,
         )
-        if self._archive is not None and not producer.moved:
+        if producer.settles(lambda: self._told(producer)):
+            self.ending(producer)
+        else:
+            self._told(producer)
+
+    def _told(self, producer: Producer) -> None:
+        """It is known how it ended."""
+        stream = producer.stream
+        assert stream.receipt is not None
+        if producer.moved:
+            stream.receipt = outlived(stream.receipt)
+        elif self._archive is not None:
             self._archive.keep(_recording(producer), whole=producer.transcript.base == 0)
         self._finished(producer, stream.receipt)
 
@@ -101,5 +114,5 @@ def _recording(producer: Producer) -> Recording:
         stream.state,
         producer.ending(),
         stream.ended or stream.accepted,
-        plan.turns if stream.state is State.COMPLETED else (),
+        plan.turns,
     )

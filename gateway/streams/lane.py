@@ -1,10 +1,10 @@
 """The shortest road of a token: from the backend's socket to the one client that reads, in one call.
 
 Most streams have one reader, and most of their chunks differ from the one before in nothing but a piece of plain text
-(`Likeness`). While both hold, a lane is open: a chunk goes as it came, framing and all, into the transcript and to the
-client, or as the client's protocol writes that text. What changes with a token is what the memory of a thousand
-streams costs most for, so nothing is counted here that the transcript's length tells: `settle` does it, every few
-tokens and whenever somebody asks.
+(`Likeness`). While both hold, a lane is open: the text goes into the transcript, and the chunk as it came, framing and
+all, to the client, or as the client's protocol writes that text. What changes with a token is what the memory of a
+thousand streams costs most for, so nothing is counted here that the transcript's length tells: `settle` does it, every
+few tokens and whenever somebody asks.
 
 Law: a lane takes a chunk whole or leaves it untouched. Whoever wants the stream otherwise (a second reader, a frame
 that is more than text, an ending, a client that does not read) closes it first, by `Reader.rest`.
@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Protocol
 
 from backends.base import Tap
-from backends.http1 import CHUNKS
+from backends.http1 import CHUNKS, SIZE_LINES, chunk
 from gateway.streams.reader import Reader, Wired
 from gateway.streams.stream import Stream
 from gateway.streams.transcript import Transcript
@@ -33,7 +33,10 @@ def shortest(secrets: tuple[bytes, ...]) -> int:
 
 def told(secrets: tuple[bytes, ...], block: bytes) -> bool:
     """Whether the backend repeats one of them to us."""
-    return any(secret in block for secret in secrets)
+    for secret in secrets:  # noqa: SIM110 - a generator costs more than the search
+        if secret in block:
+            return True
+    return False
 
 
 class Account(Protocol):
@@ -59,23 +62,24 @@ class Lane:
 
     __slots__ = (
         "_account",
-        "_blocks",
-        "_due",
         "_gap",
         "_half",
         "_head",
+        "_held",
+        "_last",
         "_least",
         "_mark",
         "_pacer",
-        "_plain",
         "_reader",
+        "_says",
         "_secrets",
         "_stamp",
         "_tail",
         "_tap",
-        "_wire",
         "_wired",
+        "intake",
         "open",
+        "wire",
     )
 
     def __init__(
@@ -91,7 +95,8 @@ class Lane:
         stream, likeness = account.stream, tap.likeness
         self.open = True
         self._account = account
-        self._blocks = account.transcript.blocks
+        self._held = account.transcript.held
+        account.transcript.alike(likeness.head, likeness.tail)
         self._mark = account.transcript.tip  # blocks accounted for
         self._tap = tap
         self._half = half
@@ -101,57 +106,99 @@ class Lane:
         self._tail = likeness.tail + b"\r\n"
         self._reader = reader
         self._pacer = reader.pacer
+        self.intake = reader.pacer.intake
         self._stamp = reader.stamp
-        self._wire = wire
+        self.wire = wire
         self._wired = wired
-        view = reader.view
-        self._plain: Callable[[bytes, str], bytes] | None = None if view.exact else view.plain
+        self._says = reader.view.between(likeness.head, likeness.tail)
         self._gap = stream.max_gap
-        self._due = stream.last_progress + stream.max_gap  # a token after this makes the longest gap longer
+        self._last = stream.last_progress
         reader.lane = self
 
     def take(self, data: bytes) -> bool:
         """One read of the backend's socket. True: it was one whole chunk like those before, and is dealt with."""
-        if not self.open:
+        out = self.fit(data, self._pacer.time())
+        if out is None:
             return False
-        start = data.find(b"\n", 0, 8) + 1
-        head, tail = self._head, self._tail
-        if CHUNKS.get(data[:start]) != len(data) or not data.startswith(head, start) or not data.endswith(tail):
-            return False
-        try:
-            text = data[start + len(head) : -len(tail)].decode()
-        except UnicodeDecodeError:
-            return False
-        if not text.isprintable() or '"' in text or "\\" in text or not text:
-            return False
-        if len(text) >= self._least and told(self._secrets, data):
-            return False
-        pacer, wire = self._pacer, self._wire
-        if self._stamp == pacer.turn and pacer.written >= pacer.burst:
-            return False
-        if wire.is_closing():
-            return False
-        self._stamp = pacer.turn
-        blocks = self._blocks
-        block = data[start:-2]
-        blocks.append(block)
-        now = pacer.time()
-        if now > self._due:
-            self._gap += now - self._due
-        self._due = now + self._gap
-        plain = self._plain
-        if plain is not None:
-            try:
-                data = plain(block, text)
-            except Exception as error:
-                self._reader.break_off(error)
-                return True
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        wire.write(data)
-        pacer.wrote()
-        if not len(blocks) & _SETTLED:
-            self.settle()
+        if out and not self.wire.is_closing():
+            self.wire.write(out)
+            self._pacer.wrote()
         return True
+
+    def fit(self, data: bytes, now: float) -> bytes | None:
+        """The same but for the writing: what goes to the client's socket. None: it is not for a lane."""
+        line = SIZE_LINES.get(len(data))
+        if line is None or not data.startswith(line):
+            return self._several(data, now)
+        text = self._text(data, len(line))
+        if text is None or not self.open:
+            return None
+        self._held.append(text)
+        if self._waits(1, now):
+            return self._later((data[len(line) : -2],), (text,))
+        return data if self._says is None else self._said((text,))
+
+    def _several(self, data: bytes, now: float) -> bytes | None:
+        """The same for more than one chunk in a read, as they come after a pause of ours."""
+        texts: list[str] = []
+        blocks: list[bytes] = []
+        at = 0
+        while at < len(data):
+            start = data.find(b"\n", at, at + 8) + 1
+            end = at + CHUNKS.get(data[at:start], len(data) + 1)
+            text = self._text(data[at:end], start - at) if end <= len(data) else None
+            if text is None:
+                return None
+            texts.append(text)
+            blocks.append(data[start : end - 2])
+            at = end
+        if not self.open:
+            return None
+        self._held.extend(texts)
+        if self._waits(len(texts), now):
+            return self._later(blocks, texts)
+        return data if self._says is None else self._said(texts)
+
+    def _text(self, read: bytes, start: int) -> str | None:
+        """What a chunk says whose block begins at `start`; None: something else than those before it."""
+        head, tail = self._head, self._tail
+        if not read.startswith(head, start) or not read.endswith(tail):
+            return None
+        try:
+            text = read[start + len(head) : -len(tail)].decode()
+        except UnicodeDecodeError:
+            return None
+        if not text.isprintable() or '"' in text or "\\" in text or not text:
+            return None
+        return None if len(text) >= self._least and told(self._secrets, read) else text
+
+    def _waits(self, count: int, now: float) -> bool:
+        """So many texts were said now. Whether they go out when the pacer's window ends, and not before."""
+        if now - self._last > self._gap:  # noqa: PLR1730 - a call costs more than the question
+            self._gap = now - self._last
+        self._last = now
+        pacer = self._pacer
+        waits = self._stamp == pacer.turn and pacer.written >= pacer.burst
+        self._stamp = pacer.turn
+        if len(self._held) & _SETTLED < count:
+            self.settle()
+        return waits
+
+    def _said(self, texts: Sequence[str]) -> bytes:
+        """As the client reads them, in one chunk."""
+        assert self._says is not None
+        try:
+            return chunk(self._says(texts[0]) if len(texts) == 1 else b"".join(map(self._says, texts)))
+        except Exception as error:
+            self._reader.break_off(error)
+            return b""
+
+    def _later(self, blocks: Sequence[bytes], texts: Sequence[str]) -> bytes:
+        try:
+            self._reader.later(b"".join(blocks if self._says is None else map(self._says, texts)))
+        except Exception as error:
+            self._reader.break_off(error)
+        return b""
 
     def settle(self) -> None:
         """Account for what was taken since the last time."""
@@ -162,11 +209,11 @@ class Lane:
             return
         self._mark += count
         self._tap.plain(count)
-        account.stream.progressed(self._due - self._gap, self._gap)
+        account.stream.progressed(self._last, self._gap)
         reader.stamp = self._stamp
-        if self._plain is None:
+        if self._says is None:
             reader.view.skip(count)
-        self._wired.wrote()
+        self._wired.wrote(self._last)
         if self._wired.blocked:
             reader.rest()
         if transcript.size > self._half:

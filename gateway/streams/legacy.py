@@ -13,10 +13,10 @@ import msgspec
 from msgspec import Struct, field
 
 from backends.contract.events import Usage
-from backends.contract.request import ChatRequest, Message
+from backends.contract.request import ChatRequest
 from config.schema import OnDisconnect
 from config.values import Duration
-from gateway.streams.settle import CHARS_PER_TOKEN, Spent
+from gateway.streams.accounts import CHARS_PER_TOKEN, Spent
 from gateway.streams.stream import Identity, Try
 from gateway.streams.transcript import Transcript
 
@@ -46,7 +46,7 @@ class Will(Struct, frozen=True, omit_defaults=True):
     include_usage: bool = True
     prompt_chars: int = 0
     partial: bool = False
-    turns: tuple[Message, ...] = ()
+    items: bytes = b""  # `Plan.turns`
     held: Held = Held()
 
     @property
@@ -94,7 +94,7 @@ def spent_on(transcript: Transcript, prompt_chars: int) -> Spent:
 def _counted(transcript: Transcript) -> list[tuple[str, bool, int, int]]:
     """Backend, whether it began anew, deltas, and the block behind it, of every segment."""
     ends = [segment.first for segment in transcript.segments[1:]] + [transcript.tip]
-    blocks, found = list(transcript.blocks), []
+    blocks, found = transcript.blocks, []
     for segment, end in zip(transcript.segments, ends, strict=False):
         tap = segment.driver.tap()
         for block in blocks[segment.first - transcript.base : end - transcript.base]:

@@ -2,10 +2,10 @@
 busy.
 
 The same moderation as a network card's interrupts, in both directions: a busy worker also dozes for a part of a window,
-so that what arrives meanwhile is read, and written, in one go; a request that comes in keeps it awake. A frame is never
-split or merged, only written together with others; a reader's first bytes and its last ones never wait (the reader
-flushes those itself). One per worker, and one for each mode that requests ask for by name (`Pacers`); only the worker's
-own dozes.
+so that what arrives meanwhile is read, and written, in one go (`Intake`); a request that comes in keeps it awake. A
+frame is never split or merged, only written together with others; a reader's first bytes and its last ones never wait
+(the reader flushes those itself). One per worker, and one for each mode that requests ask for by name (`Pacers`); only
+the worker's own dozes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import sys
 import time
 from typing import Protocol
 
+from backends.intake import Intake
+
 # Seconds between two writes of one stream while the worker is busy (CONTRACT.md row 10).
 WINDOWS = {"immediate": 0.0, "high_performance": 0.004, "balanced": 0.008, "battery_saver": 0.033}
 # Writes that may leave at once per second before the worker counts as busy.
 _IMMEDIATE_PER_SECOND = 2000
 _LONGEST = 0.004  # seconds of one doze
+_CYCLE = 0.75  # of a window, from one waking to the next: what is read last is still written within a window or so
 _AWAKE = 0.01  # seconds without a doze after a request came in: it has several turns of the loop to go
 
 
@@ -33,9 +36,9 @@ class Flushable(Protocol):
 
 
 def doze(window: float, since: float) -> float:
-    """Seconds a busy worker may sleep that woke `since` seconds ago: the rest of a window. What it needs for itself, or
+    """Seconds a busy worker may sleep that woke `since` seconds ago: the rest of a cycle. What it needs for itself, or
     others take from it, comes first."""
-    return max(0.0, min(window - since, _LONGEST))
+    return max(0.0, min(window * _CYCLE - since, _LONGEST))
 
 
 class Pacer:
@@ -56,6 +59,7 @@ class Pacer:
         "_window",
         "_woke",
         "burst",
+        "intake",
         "time",
         "turn",
         "written",
@@ -72,13 +76,16 @@ class Pacer:
         self.turn = 0  # the number of the present window
         self.written = 0  # writes in it
         self.burst = 0  # writes after which a reader's second one in a window waits
+        self.intake = Intake(loop.call_soon, loop.time, self._took)
         self.set_mode(mode)
 
     def set_mode(self, mode: str) -> None:
-        """From now on. Raises KeyError for a mode there is none of."""
+        """From now on, in a new window: by other rules a reader might write before what waits of it, or wait for an
+        end of the old one that does not come. Raises KeyError for a mode there is none of."""
         self._window = WINDOWS[mode]
         self.burst = max(1, int(self._window * _IMMEDIATE_PER_SECOND)) if self._window else sys.maxsize
-        self._busy = False
+        self._busy = self.intake.busy = False
+        self._end_window()
 
     def free(self, stamp: int) -> bool:
         """Whether a reader that last wrote in window `stamp` may write now."""
@@ -92,8 +99,19 @@ class Pacer:
                 self._dozing = True
                 self._loop.call_soon(self._loop.call_soon, self._doze)  # behind the writes of this turn of the loop
         elif not self._armed and self._window:
-            self._armed = True
-            self._loop.call_later(self._window, self._tick)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._armed = True
+        self._loop.call_later(self._window, self._tick)
+
+    def _took(self, count: int) -> None:
+        """So many were read together, and written. A window may have ended between the two, and was no busy one."""
+        self.written += count
+        if not self._armed and self._window:
+            self._arm()
+        if not self._dozing:
+            self._doze()
 
     def hold(self, reader: Flushable) -> None:
         """Flush this reader when the window ends."""
@@ -101,13 +119,23 @@ class Pacer:
             reader.dirty = True
             self._waiting.append(reader)
 
-    def hurry(self) -> None:
-        """A request came in: it must not wait at every turn it takes."""
-        self._awake = time.monotonic() + _AWAKE
+    def hurry(self, seconds: float = _AWAKE) -> None:
+        """A request came in: it must not wait at every turn it takes. Or something else comes within so many
+        seconds that others wait for."""
+        self._awake = max(self._awake, time.monotonic() + seconds)
 
     def _tick(self) -> None:
+        written = self.written
+        self._end_window()
+        self._busy = self.intake.busy = self._dozes and written > self.burst and bool(self._window)
+        self._armed = False
+        if written and self._window:
+            self._arm()
+
+    def _end_window(self) -> None:
+        """What waits goes out, and all may write at once again."""
         waiting, self._waiting = self._waiting, []
-        written, self.written = self.written, 0
+        self.written = 0
         self.turn += 1
         for reader in waiting:
             reader.dirty = False
@@ -115,10 +143,6 @@ class Pacer:
                 reader.flush()
             except Exception as error:  # of one stream: the others wait for their bytes too
                 self._loop.call_exception_handler({"message": "a reader failed", "exception": error})
-        self._busy = self._dozes and written > self.burst and bool(self._window)
-        self._armed = bool(written) and bool(self._window)
-        if self._armed:
-            self._loop.call_later(self._window, self._tick)
 
     def _doze(self) -> None:
         now = time.monotonic()

@@ -40,8 +40,8 @@ class Wired(Protocol):
     wire: asyncio.Transport | None
     blocked: bool
 
-    def wrote(self) -> None:
-        """Chunks went out by the wire. May set `blocked`."""
+    def wrote(self, at: float = 0.0) -> None:
+        """Chunks went out by the wire, the last one at this time, where that is known. May set `blocked`."""
 
 
 class Shortcut(Protocol):
@@ -72,6 +72,7 @@ class Reader:
         "ready",
         "sent",
         "stamp",
+        "told",
         "transcript",
         "view",
         "wired",
@@ -92,6 +93,7 @@ class Reader:
         self.dirty = False
         self.first = True
         self.fault = False  # what it reads failed through us, and was broken off
+        self.told = False  # how it ended was said
         self.ready: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self._ending: tuple[Ending, bool] | None = None
@@ -134,8 +136,12 @@ class Reader:
             if self.output.blocked:
                 self.rest()
         else:
-            self._rendered.append(data)
-            pacer.hold(self)
+            self.later(data)
+
+    def later(self, data: bytes) -> None:
+        """Write this when the window ends, behind what waits already."""
+        self._rendered.append(data)
+        self.pacer.hold(self)
 
     def rest(self) -> None:
         """Whoever grows the transcript otherwise than by `take` says so before."""
@@ -229,6 +235,7 @@ class Reader:
             return
         if last:
             self.output.write(last)
+        self.told = True
         self.output.close(completed or self.polite or ending.partial)
         self.abandon()
 

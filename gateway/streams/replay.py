@@ -15,6 +15,7 @@ from backends.exchange import Exchange, Sink
 from backends.openai import Driver as OpenAI
 from backends.player import Player
 from config.schema import Backend
+from gateway.streams.course import Opener
 
 _json = msgspec.json.Encoder().encode
 CACHED, MESSAGE = "(cached)", "(message)"  # in the place of a backend's name, in receipts and figures
@@ -22,7 +23,7 @@ SPEAKER: Driver = OpenAI(MESSAGE, Backend("openai"))  # reads and writes what `m
 PACE = 0.005  # seconds between two frames: faster than any model, slow enough to be watched
 
 
-class Replay:
+class Replay(Opener):
     """What `Leg.transport` is for an answer that needs no network. `frames`: whole ones, in the leg's dialect."""
 
     def __init__(self, name: str, frames: Iterable[bytes], pace: float = PACE) -> None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from backends.contract.framing import NdjsonFramer, SseFramer
+from backends.contract.framing import SPLIT
 
 SLICE = 16 * 1024  # bytes rendered between two turns of the loop, about
 _DATA = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data")  # a byte order mark may stand before the first line
@@ -73,7 +73,7 @@ class Skipping:
         self._opened = False
         self._spent = 0
         self._sse = sse
-        self._split = (SseFramer(0) if sse else NdjsonFramer(0)).split
+        self._split = SPLIT["sse" if sse else "ndjson"]
 
     @property
     def settled(self) -> bool:

@@ -6,7 +6,6 @@ Law: a restarted answer counts from its last restart; a transcript whose beginni
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from backends.base import Driver
 from backends.contract.events import Failed
@@ -19,7 +18,7 @@ def pieces(transcript: Transcript) -> Iterator[tuple[Segment, list[bytes]]]:
     """The segments with their blocks. Raises LookupError when the beginning is gone."""
     if transcript.base:
         raise LookupError(0)
-    blocks, segments = list(transcript.blocks), transcript.segments
+    blocks, segments = transcript.blocks, transcript.segments
     ends = [segment.first for segment in segments[1:]] + [len(blocks)]
     for segment, end in zip(segments, ends, strict=False):
         yield segment, blocks[segment.first : end]
@@ -54,7 +53,7 @@ def can_be_cut(answer: Answer | None) -> bool:
 def segment_so_far(transcript: Transcript) -> Iterator[bytes]:
     """The blocks of the last segment, as far as they are still held."""
     first = transcript.segments[-1].first if transcript.segments else 0
-    return islice(transcript.blocks, max(0, first - transcript.base), None)
+    return iter(transcript.blocks[max(0, first - transcript.base) :])
 
 
 def broken_at(driver: Driver, said: Iterable[bytes], frames: Sequence[bytes]) -> int:

@@ -21,7 +21,7 @@ from gateway.streams.reader import Reader
 from gateway.streams.skipping import counting
 from gateway.streams.stream import Identity, State
 from gateway.streams.transcript import Transcript
-from gateway.streams.view import about_of, make_view
+from gateway.streams.views import about_of, make_view
 
 _FORGOTTEN = 10_000  # streams are known to have been forgotten on purpose
 _CHEAP = 256 * 1024  # bytes of transcript that are rendered only to count its frames
@@ -49,6 +49,10 @@ class Source(Protocol):
     @property
     def transcript(self) -> Transcript:
         """Its blocks. `base` above 0: the beginning is lost, and with it every view."""
+
+    @property
+    def turns(self) -> bytes:
+        """What it was asked with, as in `Asked`; empty where that is not known."""
 
     @property
     def readers(self) -> Sized:
@@ -95,6 +99,10 @@ class Running:
     @property
     def transcript(self) -> Transcript:
         return self._producer.shown
+
+    @property
+    def turns(self) -> bytes:
+        return self._producer.plan.turns
 
     @property
     def readers(self) -> Sized:

@@ -248,6 +248,7 @@ class Stream:
         """Move to a terminal state. True for the one caller that did it; later callers change nothing."""
         if state not in NEXT[self.state]:
             return False
+        self._counted, self._counter = self.tokens, None
         self.state = state
         self.ended = now
         self.ended_by = by

@@ -147,6 +147,26 @@ async def test_reuse() -> None:
         assert await settled(lambda: client.connections == 0 and len(up.closed_at) == 1)
 
 
+async def test_a_kept_connection_is_had_at_once() -> None:
+    """Each request would pay for a task of its own, though there is nothing to wait for; or go out on no connection."""
+    async with Upstream([HELLO]) as up:
+        client = transport(up)
+        assert client.at_once(post(), Recorder()) is None
+        assert up.requests == []
+        await ask(client)
+        sink = Recorder()
+        assert client.at_once(post(), sink) is not None
+        assert client.active == 1
+        await sink.end()
+        assert (sink.body, up.connections, client.active) == (b"hello", 1, 0)
+        with pytest.raises(BackendError):
+            client.at_once(post("/a b"), Recorder())
+        assert (await ask(client)).body == b"hello"  # the connection was not lost by it
+        assert up.connections == 1
+        await client.close()
+        assert client.at_once(post(), Recorder()) is None
+
+
 async def test_no_reuse_when_told_so() -> None:
     """`keepalive: false` (llama.cpp's dying connections) would be ignored."""
     async with Upstream([HELLO]) as up:

@@ -13,7 +13,7 @@ from gateway.streams.skipping import SLICE, Skipping, counting
 from gateway.streams.stream import Identity, State
 from gateway.streams.transcript import Transcript
 from gateway.streams.turns import Turns
-from gateway.streams.view import about_of
+from gateway.streams.views import about_of
 
 DRIVER = build("up", Backend(driver="demo"))
 
@@ -190,3 +190,17 @@ def test_a_large_block_is_cut_between_frames_only() -> None:
     kept = Recording(who, DRIVER, about, transcript, State.COMPLETED, Ending("stop", Usage(), False, 1), 0.0)
     assert b"".join(kept.transcript.blocks) == b"".join(frames)
     assert all(block.endswith(b"\n\n") and len(block) < 2000 for block in kept.transcript.blocks)
+
+
+def test_an_answer_of_texts_is_kept_as_light_as_it_came() -> None:
+    """Ten minutes of everybody's answers would take five times the memory, and as many would be gone too early."""
+    transcript = Transcript(1 << 20)
+    transcript.begin(DRIVER)
+    transcript.alike(b'data: {"id":"%b","choices":[{"delta":{"content":"' % (b"c" * 150), b'"}}]}\n\n')
+    for n in range(500):
+        transcript.held.append(f"w{n} ")
+    who = Identity("a", "me", "native", "m", "up", "m", "n", 1)
+    about = about_of(who, include_usage=True, dialect="openai")
+    kept = Recording(who, DRIVER, about, transcript, State.COMPLETED, Ending("stop", Usage(), False, 1), 0.0)
+    assert kept.transcript.blocks == transcript.blocks
+    assert kept.size < transcript.size / 3

@@ -67,8 +67,8 @@ async def test_immediate_never_waits(switched: bool) -> None:
 
 def test_a_worker_never_dozes_in_time_it_needs() -> None:
     """A worker at its limit would lose the capacity it has left, and a long window would keep requests waiting."""
-    assert doze(0.008, 0.008) == doze(0.008, 0.5) == 0.0
-    assert doze(0.008, 0.006) == pytest.approx(0.002)
+    assert doze(0.008, 0.006) == doze(0.008, 0.5) == 0.0
+    assert doze(0.008, 0.004) == pytest.approx(0.002)
     assert doze(0.008, 0.0) == doze(0.033, 0.0) == 0.004
 
 
@@ -89,3 +89,30 @@ async def test_one_failing_reader_does_not_keep_the_others_waiting() -> None:
     assert all(reader.waiting == 0 for reader in readers if reader is not bad)
     readers[-1].token()
     assert readers[-1].waiting == 0
+
+
+@pytest.mark.parametrize("before", ["immediate", "balanced"])
+async def test_another_mode_leaves_nobody_waiting(before: str) -> None:
+    """Operators who change the mode would stop every stream: what waits would wait for a window that has no end."""
+    pacer = Pacer(asyncio.get_running_loop(), before)
+    reader = Writing(pacer)
+    for _ in range(100):
+        reader.token()
+    pacer.set_mode("high_performance")
+    assert (reader.dirty, reader.waiting) == (False, 0)
+    for _ in range(100):
+        reader.token()
+    await asyncio.sleep(0.05)
+    assert (reader.dirty, reader.waiting) == (False, 0)
+
+
+async def test_what_was_read_together_begins_a_window() -> None:
+    """Backends that speak in step would stop: a window ended between the reading and the writing, and no other came."""
+    pacer = Pacer(asyncio.get_running_loop(), "high_performance")
+    pacer._took(100)
+    reader = Writing(pacer)
+    reader.stamp = pacer.turn
+    reader.token()
+    assert reader.waiting == 1
+    await asyncio.sleep(0.05)
+    assert reader.waiting == 0

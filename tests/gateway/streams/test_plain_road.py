@@ -17,11 +17,13 @@ from backends.transport import Transport
 from config.schema import Backend, OnDisconnect, Streams
 from gateway.protocols.base import About
 from gateway.protocols.catalog import build
+from gateway.streams.course import Opener
 from gateway.streams.pacer import Pacer
-from gateway.streams.producer import Plan, Producer
+from gateway.streams.plan import Plan
+from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Identity, Stream
-from gateway.streams.view import make_view
+from gateway.streams.views import make_view
 
 NAMES = ("native", "ndjson", "openai", "anthropic", "ollama", "google")
 FAMILIES = ("native", "openai", "anthropic", "ollama", "google")
@@ -41,7 +43,7 @@ class Page:
         self.text += b"<clean>" if clean else b"<cut>"
 
 
-class Wire:
+class Wire(Opener):
     """The network: the test is the backend."""
 
     sink: Sink

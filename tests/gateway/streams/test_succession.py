@@ -18,12 +18,13 @@ from backends.transport import Transport
 from config.schema import Backend, OnDisconnect, Streams
 from gateway.protocols.base import Answer
 from gateway.protocols.catalog import build
-from gateway.streams.course import Leg
+from gateway.streams.course import Leg, Opener
 from gateway.streams.pacer import Pacer
-from gateway.streams.producer import Plan, Producer
+from gateway.streams.plan import Plan
+from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Identity, State, Stream
-from gateway.streams.view import about_of, make_view
+from gateway.streams.views import about_of, make_view
 
 FAMILIES = ("native", "openai", "anthropic", "ollama", "google")
 NAMES = ("native", "ndjson", "openai", "anthropic", "ollama", "google")
@@ -45,7 +46,7 @@ class Page:
         self.text += b"<clean>" if clean else b"<cut>"
 
 
-class Wire:
+class Wire(Opener):
     """The network to one backend: the test is the backend."""
 
     def __init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,3 +42,54 @@ def test_batches_are_bounded() -> None:
     for i in range(10):
         transcript.append(b"%d" % i)
     assert transcript.since(2, 3) == [b"2", b"3", b"4"]
+
+
+SAYS = st.one_of(
+    st.binary(min_size=1, max_size=30).map(lambda block: ("block", block, b"")),
+    st.text(min_size=1, max_size=8).map(lambda text: ("text", text.encode("utf-8", "replace"), b"")),
+    st.tuples(st.just("alike"), st.binary(max_size=12), st.binary(max_size=12)),
+)
+
+
+@given(st.lists(SAYS, max_size=60), st.integers(1, 300), st.integers(0, 60), st.integers(1, 20))
+def test_texts_are_the_blocks_they_stand_for(
+    says: list[tuple[str, bytes, bytes]], cap: int, cursor: int, most: int
+) -> None:
+    """Who resumes, or another node, would read other bytes than the first client, or a hole after trimming."""
+    transcript, told = Transcript(cap), []
+    around = (b"", b"")
+    for kind, first, second in says:
+        if kind == "alike":
+            around = first, second
+            transcript.alike(first, second)
+        elif kind == "text":
+            transcript.held.append(first.decode())
+            told.append(around[0] + first + around[1])
+        else:
+            transcript.append(first)
+            told.append(first)
+    base = transcript.base
+    assert transcript.blocks == told[base:]
+    assert transcript.size == sum(map(len, told[base:]))
+    assert transcript.total == sum(map(len, told))
+    assert transcript.size <= cap or len(transcript.held) == 1 or not told
+    if base <= cursor <= transcript.tip:
+        assert transcript.since(cursor, most) == told[cursor : cursor + most]
+    successor = Transcript(cap)
+    successor.extend(transcript)
+    successor.append(b"x")
+    assert successor.blocks[-1:] == [b"x"]
+    assert [*told[successor.base :], b"x"] == successor.blocks
+
+
+@pytest.mark.parametrize("text", [" the", "日本", "😀"])
+def test_its_memory_is_that_of_the_process(text: str) -> None:
+    """Ended answers in other scripts would take nearly twice the memory operators allow them."""
+    tracemalloc.start()
+    transcript = Transcript(1 << 20)
+    transcript.alike(b"h" * 150, b"t" * 50)
+    for _ in range(2000):
+        transcript.held.append(text.encode().decode())
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert transcript.memory == pytest.approx(taken, rel=0.15)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from backends.base import Driver
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Usage
 from backends.contract.framing import NdjsonFramer, SseFramer
@@ -11,7 +12,8 @@ from gateway.protocols import native, ndjson, openai_chat
 from gateway.protocols.base import About, Ending
 from gateway.protocols.repair_chat import FirstRole, SplitFinish
 from gateway.protocols.repairs import Mender
-from gateway.streams.view import Passthrough
+from gateway.streams.passthrough import Passthrough
+from gateway.streams.view import View
 
 ABOUT = About("st_a", "m", "b", 0)
 STOP = Ending("stop", Usage(), False, 1)
@@ -21,8 +23,13 @@ USAGE = b'data: {"choices": [], "usage": {"prompt_tokens":1}}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
+def never(_driver: Driver) -> View:
+    """These streams have one backend each."""
+    raise AssertionError
+
+
 def passthrough(hide_usage: bool = False) -> Passthrough:
-    return Passthrough(openai_chat.Protocol(), ABOUT, hide_usage, SseFramer(0).split)
+    return Passthrough(openai_chat.Protocol(), ABOUT, hide_usage, SseFramer(0).split, never)
 
 
 def test_blocks_pass_untouched() -> None:
@@ -89,7 +96,7 @@ def test_usage_nobody_asked_for_is_hidden() -> None:
 
 def test_a_native_error_frame_carries_the_next_number() -> None:
     """Resume counts frames: the error is one of them."""
-    view = Passthrough(native.Protocol(), ABOUT, False, SseFramer(0).split)
+    view = Passthrough(native.Protocol(), ABOUT, False, SseFramer(0).split, never)
     view.render(TOKEN * 2)
     assert view.end(CUT, False).startswith(b"id: st_a.3\nevent: error\n")
     assert view.frames == 3
@@ -97,7 +104,7 @@ def test_a_native_error_frame_carries_the_next_number() -> None:
 
 def test_lines_pass_and_are_counted() -> None:
     """NDJSON backends end in a line of their own kind: nothing is held, an error line is the last."""
-    view = Passthrough(ndjson.Protocol(), ABOUT, False, NdjsonFramer(0).split)
+    view = Passthrough(ndjson.Protocol(), ABOUT, False, NdjsonFramer(0).split, never)
     assert view.render(b'{"a":1}\n{"error":"x"}\n') == b'{"a":1}\n{"error":"x"}\n'
     assert (view.frames, view.end(CUT, False)) == (2, b"")
 
@@ -111,7 +118,7 @@ def mended(*names: str) -> Passthrough:
     split = SseFramer(0).split
     rules = {"first_role": FirstRole, "split_finish": SplitFinish}
     mender = Mender(frozenset(names), [rules[name]() for name in names if name in rules], split)
-    return Passthrough(openai_chat.Protocol(), ABOUT, True, split, mender)
+    return Passthrough(openai_chat.Protocol(), ABOUT, True, split, never, mender)
 
 
 def test_frames_that_go_out_are_counted_not_those_that_came() -> None:
