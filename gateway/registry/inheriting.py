@@ -8,6 +8,7 @@ names a stream at all times: it leaves the lost node's only when a living one's 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -16,17 +17,19 @@ from msgspec import Struct
 
 from backends.base import Driver
 from gateway.registry.base import Entry
+from gateway.registry.last_receipts import ended, lost
 from gateway.registry.redis_client import Link, Op
 from gateway.registry.redis_layout import Layout
 from gateway.registry.shared_layout import PAGE, SharedLayout, entries_of
 from gateway.registry.shared_stream import SharedStream
 from gateway.streams.legacy import Will, read_will
 from gateway.streams.names import stream_key
-from gateway.streams.stream import Identity, State
+from gateway.streams.stream import Identity, Receipt, State
 
 log = structlog.get_logger(__name__)
 
-Became = Literal["taken", "left", "lost"]  # it goes on here; it is somebody else's; nobody can go on with it
+# It goes on here; it is somebody else's; nobody can go on with it, or need: what it is to be buried with.
+Became = Literal["taken", "left"] | Receipt
 _AT_ONCE = 16  # streams that are read and claimed at the same time
 
 
@@ -68,15 +71,15 @@ class Heirs:
         """Whether this node goes on with streams of others."""
         return self.accept is not None and not (self.leaving and self._living())
 
-    async def inherit(self, node: str, entries: Sequence[Entry]) -> list[Entry]:
-        """Take over what can be taken over; returns what is to be buried. Raises Away."""
+    async def inherit(self, node: str, entries: Sequence[Entry]) -> list[Receipt]:
+        """Take over what can be taken over; returns the receipts of what is to be buried. Raises Away."""
         if not self.open or (await self._link.batch([self._layout.depose(node)]))[0] != 1:
             return []  # this node is ending: others will; or that one is back
         orphans = await self._unlisted(node, entries)
         found = await asyncio.gather(*(self._one(node, entry) for entry in orphans))
         if taken := found.count("taken"):
             log.warning("registry.inherited", node=node, streams=taken)
-        return [entry for entry, became in zip(orphans, found, strict=True) if became == "lost"]
+        return [became for became in found if isinstance(became, Receipt)]
 
     async def adopt(self, stream: SharedStream) -> bool:
         """Take over what no list names, though its log is open: its node died before the fleet had heard of it. False:
@@ -129,8 +132,11 @@ class Heirs:
         if stream.state.terminal and carrier and carrier != node:
             self._push(self.left(node, key))  # it has its receipt where it went on
             return "left"
-        if stream.meta is None or will is None or stream.state.terminal or stream.failure or stream.transcript.base:
-            return "lost"
+        now_ms = int(time.time() * 1000)
+        if stream.state.terminal and stream.meta is not None and not stream.failure:
+            return ended(entry, stream.state, stream.ending(), now_ms)  # its node died before it told the fleet
+        if stream.meta is None or will is None or stream.failure or stream.transcript.base:
+            return lost(entry, now_ms)
         if not self.open or (carrier != node and carrier in self._living()):
             return "left"  # the carrier's list will have it in a moment, or it dies, too
         count = (await self._link.batch([self._shared.inherit(key, self._node, stream.epoch)]))[0]
@@ -140,7 +146,7 @@ class Heirs:
         if stream.carrier != self._node or self.accept is None:
             return "left"  # this node has ended meanwhile: others will claim it again
         if not self._accepted(Legacy(entry, stream, will, count), self.accept):
-            return "lost"
+            return lost(entry, now_ms)
         self._push(self.left(node, key))
         return "taken"
 
@@ -163,7 +169,7 @@ class Heirs:
             except ValueError:
                 page = []
             stream.take(page)
-            if len(page) < PAGE or stream.state.terminal:
+            if len(page) < PAGE or not stream.readable:
                 return stream
 
 

@@ -9,9 +9,10 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gateway.registry.base import Cancelled, Entry, Quota, Rate, Registry, Taken
+from gateway.registry.expiring import Expiring
 from gateway.registry.quotas import Quotas
 from gateway.registry.statistics import Fold, snapshot
 from gateway.streams.names import split_key, stream_key
@@ -19,51 +20,6 @@ from gateway.streams.stream import Receipt
 
 MAX_RECEIPTS = 10_000
 MAX_CLAIMS = 100_000
-
-T = TypeVar("T")
-
-
-class Expiring(Generic[T]):
-    """A mapping that forgets a value `life` seconds after it was put, and the oldest beyond `limit`."""
-
-    def __init__(self, life: float, limit: int, clock: Callable[[], float]) -> None:
-        self._life = life
-        self._limit = limit
-        self._clock = clock
-        self._items: OrderedDict[str, tuple[float, T]] = OrderedDict()
-
-    def put(self, key: str, value: T) -> None:
-        """Keep a value, anew."""
-        self._items[key] = (self._clock() + self._life, value)
-        self._items.move_to_end(key)
-        self._sweep()
-
-    def get(self, key: str) -> T | None:
-        """The value, while it lives."""
-        self._sweep()
-        found = self._items.get(key)
-        return None if found is None else found[1]
-
-    def pop(self, key: str) -> None:
-        """Forget a value now."""
-        self._items.pop(key, None)
-
-    def keys(self) -> list[str]:
-        """What lives, oldest first."""
-        self._sweep()
-        return list(self._items)
-
-    def __len__(self) -> int:
-        self._sweep()
-        return len(self._items)
-
-    def _sweep(self) -> None:
-        now = self._clock()
-        while self._items:
-            oldest = next(iter(self._items))
-            if len(self._items) <= self._limit and self._items[oldest][0] > now:
-                return
-            del self._items[oldest]
 
 
 class MemoryRegistry(Registry):
@@ -114,8 +70,7 @@ class MemoryRegistry(Registry):
         """What `closed` does; returns the statistics' increments (all, owner), or None for a repeated call."""
         key = stream_key(receipt.stream_id, receipt.owner)
         if self.running.pop(key, None) is not None:
-            self._owner_active[receipt.owner] -= 1
-            self._owner_active += Counter()  # drops zeros
+            self._left(receipt.owner)
         elif self._receipts.get(key) is not None:
             return None
         self._receipts.put(key, receipt)
@@ -127,9 +82,13 @@ class MemoryRegistry(Registry):
     def moved(self, entry: Entry) -> None:
         key = stream_key(entry.stream_id, entry.owner)
         if self.running.pop(key, None) is not None:
-            self._owner_active[entry.owner] -= 1
-            self._owner_active += Counter()
+            self._left(entry.owner)
         self._receipts.pop(key)
+
+    def _left(self, owner: str) -> None:
+        self._owner_active[owner] -= 1
+        if not self._owner_active[owner]:
+            del self._owner_active[owner]
 
     def hold(self, scope: str, stream_id: str) -> None:
         self.quotas.hold(scope, stream_id)

@@ -12,9 +12,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
+import structlog
 
-from backends.contract.errors import BackendError, ErrorCode
 from config import schema
 from gateway.registry.base import (
     Cancelled,
@@ -29,19 +28,18 @@ from gateway.registry.base import (
     Taken,
 )
 from gateway.registry.memory import MemoryRegistry
-from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_abroad import Abroad
+from gateway.registry.redis_client import Away, Link
 from gateway.registry.redis_figures import figures
 from gateway.registry.redis_fleet import Fleet
 from gateway.registry.redis_keys import Graves, RedisKeys
-from gateway.registry.redis_layout import Layout, pick, read_entry, read_receipt
+from gateway.registry.redis_layout import Layout
 from gateway.registry.redis_quotas import RedisQuotas
 from gateway.registry.redis_reaper import lease_life
 from gateway.streams.names import stream_key
 from gateway.streams.stream import Receipt
 
-_POLL = 0.03  # seconds between looks for another node's receipt
-_BLINK = 1.0  # seconds Redis may be away before a stream that is not here is called unknown
-_INBOX_MS = 60_000  # a cancel nobody fetches is forgotten
+log = structlog.get_logger(__name__)
 
 
 class RedisRegistry(Registry):
@@ -58,6 +56,7 @@ class RedisRegistry(Registry):
         self.fleet = Fleet(node, self.link, self.layout, self.local, lease)
         self.quotas = RedisQuotas(node, self.link, self.layout, self.local, self.fleet.push)
         self.fleet.leases = self.quotas.renewed
+        self.abroad = Abroad(node, self.link, self.layout, lambda: self.fleet.peers)
         self.keys = RedisKeys(self.link, self.layout, self.fleet.push)
         self.graves = Graves(self.link, self.layout, self.fleet.push, there=config.share != "off")
         self._loop: asyncio.Task[None] | None = None
@@ -70,7 +69,7 @@ class RedisRegistry(Registry):
         with contextlib.suppress(Away):  # health() says so, and the loop goes on trying
             await self.fleet.beat(probe=True)
             await self.fleet.look()
-            await self.fleet.check_policy()
+            await self.fleet.eviction.look()
         self.fleet.news.look(time.monotonic())
         self._loop = asyncio.create_task(self.fleet.run(), name="registry")
 
@@ -83,11 +82,10 @@ class RedisRegistry(Registry):
         for scope, ids in self.local.leases.items():
             for stream_id in ids:
                 self.fleet.push(self.layout.release(scope, stream_id))
-        self.fleet.push(self.layout.farewell(self.node))
         try:
-            await self.fleet.flush()
-        except Away:
-            self.fleet.dropped += len(self.fleet.queue)
+            await self.fleet.finish()
+        except Away as error:  # the log has every receipt; of the rest others bury what they have heard of, as lost
+            log.warning("registry.untold", node=self.node, streams=len(self.fleet.untold), error=str(error))
         await self.link.close()
 
     def opened(self, entry: Entry) -> None:
@@ -156,8 +154,9 @@ class RedisRegistry(Registry):
     async def unclaim(self, stream_id: str, owner: str) -> None:
         token = self.local.unclaim_here(stream_id, owner)
         key = stream_key(stream_id, owner)
-        if self.local.refused(key):
-            self.fleet.push(self.layout.forget(self.node, stream_id, owner))  # behind its receipt
+        receipt = self.local.ended(key)
+        if receipt is not None:
+            self.fleet.push(self.layout.forget(self.node, receipt))  # behind it
             self.unbury(stream_id, owner)
         op = self.layout.unclaim(key, token)
         if self.fleet.queue:
@@ -200,65 +199,20 @@ class RedisRegistry(Registry):
     async def active(self, owner: str | None) -> list[Entry]:
         mine = self.local.active_here(owner)
         here = {stream_key(e.stream_id, e.owner) for e in mine}  # what was inherited may be in a lost node's list, too
-        found = [e for e in await self._others() if owner is None or e.owner == owner]
+        found = [e for e in await self.abroad.running() if owner is None or e.owner == owner]
         others = {key: e for e in found if (key := stream_key(e.stream_id, e.owner)) not in here}
         return sorted([*mine, *others.values()], key=lambda e: (e.started_at, e.stream_id))
-
-    async def _others(self) -> list[Entry]:
-        ops = [Op("HVALS", (self.layout.node_key("streams", n),)) for n in self.fleet.peers if n != self.node]
-        answers = await self.link.ask(ops)
-        found = [read_entry(raw) for part in answers if isinstance(part, list) for raw in part]
-        return [e for e in found if e is not None]
 
     async def find(self, stream_id: str, owner: str | None) -> Entry | Receipt | None:
         here = self.local.find_here(stream_id, owner)
         if here is None or (isinstance(here, Receipt) and self.local.refused(stream_key(stream_id, here.owner))):
-            return (await self._abroad(stream_id, owner))[0] or here
+            return (await self.abroad.find(stream_id, owner))[0] or here
         return here
-
-    async def _abroad(self, stream_id: str, owner: str | None) -> tuple[Entry | Receipt | None, str]:
-        """A stream of any node and the node's name; a receipt before an entry. Raises REGISTRY_AWAY when the others
-        cannot be asked: that a stream is unknown here says nothing then."""
-        nodes, asked = self.fleet.peers, set[str]()
-        while nodes:
-            ops = [self.layout.receipt_of(n, stream_id, owner) for n in nodes]
-            ops += [self.layout.entry_of(n, stream_id, owner) for n in nodes]
-            answers = await self.link.ask([*ops, Op("ZRANGE", (self.layout.nodes,), (0, -1))], again=_BLINK)
-            if not answers or not self.link.healthy:
-                text = "the shared registry cannot be reached now; streams of other nodes are out of sight"
-                raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=2)
-            found: Entry | Receipt | None
-            for i, raw in enumerate(answers[:-1]):
-                found = pick(raw, stream_id, read_receipt) if i < len(nodes) else pick(raw, stream_id, read_entry)
-                if found is not None:
-                    return found, nodes[i % len(nodes)]
-            asked.update(nodes)  # a node may have come since this one last looked who is there
-            listed = answers[-1] if isinstance(answers[-1], list) else []
-            nodes = [name for name in (raw.decode("utf-8", "replace") for raw in listed) if name not in asked]
-        return None, ""
 
     async def cancel(self, stream_id: str, owner: str | None, *, by: str, reason: str, wait: float = 1.0) -> Cancelled:
         if self.local.find_here(stream_id, owner) is not None:
             return self.local.cancel_here(stream_id, owner, by, reason)
-        found, node = await self._abroad(stream_id, owner)
-        if found is None:
-            return Cancelled("unknown")
-        if isinstance(found, Receipt):
-            return Cancelled("done", found.state, found)
-        inbox, key = self.layout.node_key("inbox", node), stream_key(stream_id, found.owner)
-        wish = msgspec.json.encode({"by": by, "reason": reason})
-        await self.link.ask([Op("HSET", (inbox,), (key, wish)), Op("PEXPIRE", (inbox,), (_INBOX_MS,))])
-        receipt = await self._await_receipt(self.layout.receipt_of(node, stream_id, found.owner), wait)
-        return Cancelled("pending", found.state) if receipt is None else Cancelled("done", receipt.state, receipt)
-
-    async def _await_receipt(self, op: Op, wait: float) -> Receipt | None:
-        deadline = time.monotonic() + wait
-        while (left := deadline - time.monotonic()) > 0 and self.link.healthy:
-            await asyncio.sleep(min(_POLL, left))
-            answers = await self.link.ask([op])
-            if answers and isinstance(answers[0], bytes):
-                return read_receipt(answers[0])
-        return None
+        return await self.abroad.cancel(stream_id, owner, by, reason, wait)
 
     async def statistics(self, owner: str | None) -> dict[str, Any]:
         running = await self.active(owner)
@@ -275,7 +229,7 @@ class RedisRegistry(Registry):
         return not self.link.healthy
 
     def health(self) -> dict[str, Any]:
-        well = self.link.healthy and not self.fleet.note
+        well = self.link.healthy and not self.fleet.eviction.note
         found: dict[str, Any] = {
             "status": "healthy" if well else "degraded",
             "backend": "redis",
@@ -285,5 +239,5 @@ class RedisRegistry(Registry):
             "queued": len(self.fleet.queue),
             "dropped": self.fleet.dropped,
         }
-        error = self.link.error or self.fleet.note
+        error = self.link.error or self.fleet.eviction.note
         return found | {"error": error} if error else found

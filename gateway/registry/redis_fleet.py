@@ -15,15 +15,14 @@ from uuid import uuid4
 
 import msgspec
 import structlog
-from redis.exceptions import ResponseError
 
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_eviction import Eviction
 from gateway.registry.redis_healing import healed
 from gateway.registry.redis_layout import LOST, STALE, Layout, read_receipt, registered_keys, settled_key
 from gateway.registry.redis_news import News
 from gateway.registry.redis_reaper import Reaper
-from gateway.registry.redis_url import Client
 from gateway.streams.names import split_key, stream_key
 
 log = structlog.get_logger(__name__)
@@ -50,7 +49,7 @@ class Fleet:
         self.epoch = uuid4().hex
         self.queue: deque[Op] = deque()
         self.dropped = 0
-        self.note = ""
+        self.eviction = Eviction(link)
         self.news = News(link, node)
         self._due = dict.fromkeys(("beat", "inbox", "check", "tidy", "policy"), 0.0)
         self._written: set[str] = set()  # running streams the fleet knows under this epoch
@@ -103,7 +102,7 @@ class Fleet:
         if self._is_due("tidy", now, self.lease):
             await self.reaper.tidy(self.epoch, lambda: not self.queue)
         if self._is_due("policy", now, POLICY):
-            await self.check_policy()
+            await self.eviction.look()
 
     def _is_due(self, name: str, now: float, period: float) -> bool:
         due = now >= self._due[name]
@@ -152,6 +151,23 @@ class Fleet:
             except BaseException:
                 self.queue.extendleft(reversed(batch))
                 raise
+
+    async def finish(self) -> None:
+        """The last words: all that waits, then the farewell. Redis is asked once more, whatever the breaker says.
+        Raises Away; what is in the queue then, the fleet may never hear of."""
+        if not self.link.healthy:
+            await self.link.refresh()
+            await self.beat(probe=True)
+        await self.flush()
+        if self._stale:
+            await self.beat()
+            await self.flush()
+        await self._ask(self.layout.farewell(self.node))
+
+    @property
+    def untold(self) -> set[str]:
+        """Streams, by their key, whose end the fleet may not have heard of."""
+        return {settled_key(op) for op in self.queue if op.name == "settle"}
 
     async def _deliver(self, ops: list[Op]) -> None:
         ready = [self._fenced(op) for op in ops]
@@ -206,28 +222,9 @@ class Fleet:
                 self._stop(raw_key.decode(), wish.get("by", "client"), wish.get("reason", ""))
         await self._ask([Op("HDEL", (key,), tuple(wishes))])
 
-    async def check_policy(self) -> None:
-        """A server that evicts keys may forget streams: say so. Raises Away."""
-        policies = await self.link.run(_policies)
-        evicting = next((policy for policy in policies if policy != "noeviction"), "")
-        note = f"maxmemory-policy {evicting} may evict streams; set noeviction" if evicting else ""
-        if note and note != self.note:
-            log.warning("registry.evicting_policy", policy=evicting)
-        self.note = note
-
 
 def _wish(raw: bytes) -> dict[str, str]:
     try:
         return msgspec.json.decode(raw, type=dict[str, str])
     except msgspec.MsgspecError:
         return {}
-
-
-async def _policies(client: Client) -> list[str]:
-    """The eviction policy of every primary; none where INFO is not permitted to us."""
-    try:
-        info: dict[str, Any] = await client.info("memory")
-    except ResponseError:
-        return []
-    parts = [info] if "maxmemory_policy" in info else [part for part in info.values() if isinstance(part, dict)]
-    return [str(part.get("maxmemory_policy", "noeviction")) for part in parts]

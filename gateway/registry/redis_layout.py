@@ -86,11 +86,15 @@ class Layout:
     def beat(self, node: str, epoch: str) -> list[Op]:
         """Renew a node's lease and presence; the first answer is LOST or the epoch that held it before."""
         keys = tuple(self.node_key(kind, node) for kind in ("node", "streams", "epoch", "tomb"))
-        return [Op("beat", keys, (epoch, self._lease_ms, REMEMBER_MS)), Op("seen", (self.nodes,), (node, REMEMBER_MS))]
+        return [Op("beat", keys, (epoch, self._lease_ms, REMEMBER_MS)), self._seen(node)]
 
-    def farewell(self, node: str) -> Op:
-        """Give a lease back for good. It lives longer than a lease may, so to every script there is none."""
-        return Op("SET", (self.node_key("node", node),), (FAREWELL, "PX", REMEMBER_MS))
+    def farewell(self, node: str) -> list[Op]:
+        """Give a lease back for good. It lives longer than a lease may, so to every script there is none. And leave the
+        name: no heartbeat follows that would tell it to a server that has been emptied since the last one."""
+        return [self._seen(node), Op("SET", (self.node_key("node", node),), (FAREWELL, "PX", REMEMBER_MS))]
+
+    def _seen(self, node: str) -> Op:
+        return Op("seen", (self.nodes,), (node, REMEMBER_MS))
 
     def register(self, node: str, entries: Sequence[Entry]) -> Op:
         """Write running streams; answers the keys that have ended already, or STALE. To be `stamped`."""
@@ -190,9 +194,9 @@ class Layout:
         """Give an id back, unless somebody else has claimed it since."""
         return Op("unclaim", (self.claim_key(key),), (token,))
 
-    def forget(self, node: str, stream_id: str, owner: str) -> Op:
+    def forget(self, node: str, receipt: Receipt) -> Op:
         """Take a receipt away: its stream was refused, and another may have its id."""
-        return Op("HDEL", (self.node_key("receipt", node, stream_id),), (owner,))
+        return Op("forget", (self.node_key("receipt", node, receipt.stream_id),), (receipt.owner, _encode(receipt)))
 
     def claim_probe(self, backend: str, node: str, seconds: float) -> Op:
         """Reserve a backend's trial for a node; answers nothing when it is another's."""

@@ -14,18 +14,17 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from msgspec.structs import replace
 
 from gateway.registry.base import Entry
 from gateway.registry.inheriting import Heirs
+from gateway.registry.last_receipts import lost
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_healing import healed
 from gateway.registry.redis_layout import FAREWELL, Layout, read_entry
 from gateway.registry.statistics import Fold
 from gateway.streams.names import stream_key
-from gateway.streams.settle import guessed
-from gateway.streams.stream import Receipt, State
+from gateway.streams.stream import Receipt
 
 log = structlog.get_logger(__name__)
 
@@ -45,20 +44,6 @@ def missed_for(lease: float) -> float:
 def lease_life(lease: float) -> float:
     """Seconds the key of a lease lives: so that a lost node is known within the lease, all in all."""
     return lease - missed_for(lease) - check_every(lease)
-
-
-def lost(entry: Entry, now_ms: int) -> Receipt:
-    """The receipt of a stream whose node is gone: usage is estimated from the last heartbeat's count."""
-    return replace(
-        guessed(entry, now_ms),
-        state=State.NODE_LOST.wire,
-        ended_by="gateway",
-        reason="node_lost",
-        ended_at=now_ms,
-        finish_reason="error",
-        error_code="node_lost",
-        error_message="the gateway node that carried this stream is gone",
-    )
 
 
 class Reaper:
@@ -142,7 +127,8 @@ class Reaper:
         if surviving and node not in self._inheriting:
             task = asyncio.create_task(self._inherit(node, surviving), name="inherit")
             self._inheriting[node] = task
-        await self._bury_all(node, [entry for entry in entries if entry not in surviving])
+        now_ms = int(time.time() * 1000)
+        await self._bury_all(node, [lost(entry, now_ms) for entry in entries if entry not in surviving])
 
     async def _inherit(self, node: str, entries: list[Entry]) -> None:
         """Beside the heartbeat: reading and claiming many streams takes longer than one may last."""
@@ -162,15 +148,12 @@ class Reaper:
             task.cancel()
         await asyncio.gather(*self._inheriting.values(), return_exceptions=True)
 
-    async def _bury_all(self, node: str, entries: list[Entry]) -> None:
-        ops = []
-        for entry in entries:
-            receipt = lost(entry, int(time.time() * 1000))
-            ops.append(self._layout.bury(receipt, node, self._wills.add(receipt)[:1]))
-        buried = zip(entries, await self._send(ops), strict=True)
-        await self._release(node, [stream_key(e.stream_id, e.owner) for e, answer in buried if answer == 1])
-        if entries:
-            log.warning("registry.node_lost", node=node, streams=len(entries))
+    async def _bury_all(self, node: str, receipts: list[Receipt]) -> None:
+        ops = [self._layout.bury(receipt, node, self._wills.add(receipt)[:1]) for receipt in receipts]
+        buried = zip(receipts, await self._send(ops), strict=True)
+        await self._release(node, [stream_key(r.stream_id, r.owner) for r, answer in buried if answer == 1])
+        if receipts:
+            log.warning("registry.node_lost", node=node, streams=len(receipts))
 
     async def _release(self, node: str, keys: list[str]) -> None:
         """Give back the leases of streams that were buried: nobody else will."""

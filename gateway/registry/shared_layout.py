@@ -33,6 +33,7 @@ LAST = 2**53 - 1
 LAST_ID = f"{LAST}-0"
 WATCH_MS = 4000  # a watch that is not renewed ends
 PAGE = 64  # entries of one reading
+MOST_ASKED = 256 * 1024  # bytes of what was asked that are shared
 Addition = tuple[str, bytes]  # what is expected, and the entry, as the script takes them
 
 _encode = msgspec.json.Encoder().encode
@@ -86,9 +87,11 @@ def addition(expected: int, sent: int, life: int, least: int, claims: int, entry
     return f"{expected} {sent} {life} {least} {claims}", entry
 
 
-def meta_words(meta: Meta, will: bytes = b"") -> Words:
-    """The words of a first entry; `will`: what another node needs to go on."""
-    return ("m", _encode(meta), "w", will) if will else ("m", _encode(meta))
+def meta_words(meta: Meta, will: bytes = b"", turns: bytes = b"") -> Words:
+    """The words of a first entry; `will`: what another node needs to go on; `turns`: what it was asked with, unless
+    that is too much to share."""
+    asked: Words = ("i", turns) if 0 < len(turns) <= MOST_ASKED else ()
+    return ("m", _encode(meta), *asked, *(("w", will) if will else ()))
 
 
 def turns_of(segments: Sequence[Segment]) -> bytes:
@@ -184,11 +187,18 @@ class SharedLayout:
 
     def ship(self, additions: Sequence[tuple[str, Addition]]) -> Op:
         """Append, each to the log of its stream key."""
-        log, watch = f"{self._prefix}:log:{{", f"{self._prefix}:watch:{{"
+        return self.appending([(self.keys(key), added) for key, added in additions])
+
+    def keys(self, key: str) -> tuple[str, str]:
+        """A stream's log and watch."""
+        return self.log(key), self.watch(key)
+
+    def appending(self, additions: Sequence[tuple[tuple[str, str], Addition]]) -> Op:
+        """As `ship`, by `keys`."""
         keys: list[str] = []
         args: list[str | bytes | int] = [self.publish]
-        for key, added in additions:
-            keys += (f"{log}{key}}}", f"{watch}{key}}}")
+        for names, added in additions:
+            keys += names
             args += added
         return Op("ship", tuple(keys), tuple(args))
 

@@ -19,10 +19,12 @@ import structlog
 from gateway.registry.elsewhere import Elsewhere
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_packed import packed_batch
-from gateway.registry.shared_layout import Addition, SharedLayout
+from gateway.registry.shared_ahead import Ahead
+from gateway.registry.shared_layout import MOST_ASKED, Addition, SharedLayout
 from gateway.registry.shared_pace import Pace
 from gateway.registry.shared_shipment import Shipment
 from gateway.streams.names import split_key, stream_key
+from gateway.streams.pacer import Pacer
 from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
 
@@ -30,7 +32,6 @@ log = structlog.get_logger(__name__)
 
 Stop = Callable[[str, str, str, str], object]
 Script = list[tuple[Shipment, list[Addition]]]  # streams, and the entries to append to each
-BLINK = 1.0  # seconds readers of streams that survive this node wait for a Redis that is away
 IDLE = 0.1  # seconds between two looks while nothing runs
 _STREAMS = 64  # of one script: Redis does nothing else meanwhile
 _TOGETHER = 16  # scripts of one batch
@@ -59,7 +60,8 @@ class Shipper:
         self._ships: dict[str, Shipment] = {}
         self._ending: dict[str, Shipment] = {}
         self._elsewhere: dict[str, Reader] = {}
-        self._ahead: dict[str, Shipment] = {}  # nobody sees more of them than is shared
+        self._ahead = Ahead(link, layout, self._after, tick=tick, renew=renew)
+        self._closing: dict[str, Shipment] = {}  # ended ones of those that are written ahead
         self._urgent = asyncio.Event()
         self._all_at = 0.0  # when all streams are looked at again
         self._pace = Pace(tick, self._time(), time.thread_time())
@@ -70,7 +72,7 @@ class Shipper:
     @property
     def behind(self) -> int:
         """Ended streams whose copy is not complete."""
-        return len(self._ending)
+        return len(self._ending) + len(self._closing)
 
     async def run(self) -> None:
         """The loop; ends by being cancelled."""
@@ -94,7 +96,7 @@ class Shipper:
         if not self._running and not self._ending:
             self._all_at = self._time() + IDLE
         left = self._all_at - self._time()
-        if left > 0 and not (self._elsewhere or self._ending or self._ahead):
+        if left > 0 and not (self._ending or any(key not in self._ahead for key in self._elsewhere)):
             self._urgent.clear()
             try:
                 async with asyncio.timeout(left):
@@ -104,20 +106,20 @@ class Shipper:
                 return
         await asyncio.sleep(self._tick)
 
-    def ahead(self, producer: Producer, ship: Shipment | None = None) -> None:
+    def ahead(self, producer: Producer, pacer: Pacer, ship: Shipment | None = None) -> None:
         """A stream that survives this node begins here, or goes on here (`ship`: from where)."""
         who = producer.stream.identity
         key = stream_key(who.id, who.owner)
-        self._ships[key] = self._ahead[key] = ship or Shipment(producer)
-        producer.veil()
+        self._ships[key] = new = ship or Shipment(producer)
+        self._ahead.add(new, pacer)
         if ship is not None:
             producer.reveal(ship.at.block)
-        self._urgent.set()
 
     def moved(self, producer: Producer) -> None:
         """Another node goes on with it."""
         key = stream_key(producer.stream.identity.id, producer.stream.identity.owner)
-        for held in (self._ships, self._ahead, self._elsewhere):
+        self._ahead.drop(key)
+        for held in (self._ships, self._closing, self._elsewhere):
             held.pop(key, None)
 
     def ended(self, producer: Producer) -> None:
@@ -128,45 +130,47 @@ class Shipper:
         if ship is None or ship.producer is not producer:
             ship = Shipment(producer)
         self._elsewhere.pop(key, None)
-        self._ahead.pop(key, None)
         if ship.over:
+            self._ahead.drop(key)
             producer.unveil()
-            return
-        self._ending[key] = ship
-        self._urgent.set()
-        held = sum(s.transcript.size for s in self._ending.values()) if len(self._ending) > _STREAMS else 0
-        while held > self._memory:
-            oldest = next(iter(self._ending))
-            held -= self._ending.pop(oldest).transcript.size
-            self.dropped += 1
+        elif key in self._ahead:
+            self._closing[key] = ship
+            self._ahead.hurry(key)
+        else:
+            self._ending[key] = ship
+            self._urgent.set()
+        self._bound()
 
-    def _unveiled(self) -> None:
-        """Redis is away: readers here go on. Not at once: a node that was asleep for longer than its lease finds its
-        connections broken too, and must hear first whether its streams are still its own."""
-        if time.monotonic() - self._link.down_since < BLINK:
+    def _bound(self) -> None:
+        """Ended streams that wait for Redis take no more than their memory."""
+        if self.behind <= _STREAMS:
             return
-        for ship in [*self._ahead.values(), *self._ending.values()]:
-            ship.producer.unveil()
+        held = sum(s.transcript.size for s in [*self._ending.values(), *self._closing.values()])
+        while held > self._memory:
+            waiting = self._ending or self._closing
+            oldest = next(iter(waiting))
+            held -= waiting.pop(oldest).transcript.size
+            self._ahead.drop(oldest)
+            self.dropped += 1
 
     async def flush(self, seconds: float) -> None:
         """Complete the copies of ended streams, for so long at most."""
         deadline = self._time() + seconds
-        while self._ending and self._time() < deadline:
+        while self.behind and self._time() < deadline:
             with contextlib.suppress(Away):
                 if (await self.step())[0]:
                     continue
             await asyncio.sleep(0.05)  # nothing could be sent: Redis is away, or has no room now
+        self._ahead.close()
 
     async def step(self, *, urgent: bool = False) -> tuple[int, int]:
         """Send what is new; `urgent`: only of streams that are read elsewhere, or have ended. Returns batches and
         entries sent. Raises Away."""
-        if not self._link.healthy:
-            self._unveiled()
-            return 0, 0
         now, batches, entries = self._time(), 0, 0
-        for ship in self._ahead.values():
-            if ship.over or now < ship.retry_at:
-                ship.producer.unveil()  # no room for it there, or its beginning is gone
+        if not self._link.healthy:
+            return 0, 0
+        if not urgent:
+            self._ahead.look(now)
         for due in self._chunks([ship for ship in self._due(now, urgent) if ship.wants(now)]):
             scripts = self._scripts(due, now)
             if scripts:
@@ -182,11 +186,13 @@ class Shipper:
         """What has grown, was not looked at for some time, or is over. Walks all streams: every look counts here."""
         ships = self._ships
         if urgent:
-            read = [ships[key] for key in {**self._elsewhere, **self._ahead}]
+            read = [ships[key] for key in self._elsewhere if key not in self._ahead]
             grown = [ship for ship in read if ship.at.block != ship.transcript.tip or not ship.at.count]
             return [*grown, *self._ending.values()]
         found: list[Shipment] = []
         for key, producer in self._running.items():
+            if key in self._ahead:
+                continue
             ship = ships.get(key)
             if ship is None:
                 ship = ships[key] = Shipment(producer)
@@ -201,6 +207,7 @@ class Shipper:
         for ship in ships:
             chunk.append(ship)
             size += min(_BYTES, ship.transcript.total - ship.at.sent)
+            size += 0 if ship.at.count else min(MOST_ASKED, len(ship.producer.plan.turns))
             if len(chunk) >= _STREAMS * _TOGETHER or size >= _BYTES:
                 yield chunk
                 chunk, size = [], 0
@@ -237,26 +244,37 @@ class Shipper:
             self._after(ship, now)
 
     def _after(self, ship: Shipment, now: float) -> None:
+        if ship.over:
+            self._over(ship)
+            return
+        ship.producer.reveal(ship.at.block, ship.plain)
+        if (ship.watched or ship.elsewhere) and self._ships.get(ship.key) is ship:
+            self._watched(ship, now)
+
+    def _over(self, ship: Shipment) -> None:
         ship.producer.reveal(ship.at.block)
-        if ship.over and not ship.fenced:
+        if not ship.fenced:
             ship.producer.unveil()  # all of it is there, or nothing more ever will be
         elif ship.fenced and ship.producer.outlived():
             self.forget(*split_key(ship.key))  # who asks here is told what the fleet has
-        if ship.over and self._ending.get(ship.key) is ship:
-            del self._ending[ship.key]
-        elif ship.fenced:
+        for waiting in (self._ending, self._closing):
+            if waiting.get(ship.key) is ship:
+                del waiting[ship.key]
+                self._ahead.drop(ship.key)
+                return
+        if ship.fenced:
             log.warning("shared_log.fenced", stream=ship.key)
             stream_id, owner = split_key(ship.key)
             self._stop(stream_id, owner, "gateway", "node_lost")
-        elif self._ships.get(ship.key) is ship:
-            self._watched(ship, now)
 
     def _watched(self, ship: Shipment, now: float) -> None:
         """Readers on other nodes are readers: the disconnect policy waits for them too."""
         reader = self._elsewhere.get(ship.key)
         if ship.watched and reader is None:
             reader = self._elsewhere[ship.key] = cast(Reader, Elsewhere())
+            ship.elsewhere = True
             ship.producer.attach(reader)
         elif reader is not None and not ship.watched and now - (ship.unwatched_since or now) >= GONE_AFTER:
             del self._elsewhere[ship.key]
+            ship.elsewhere = False
             ship.producer.detach(reader)

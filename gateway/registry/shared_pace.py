@@ -25,3 +25,21 @@ class Pace:
         self._now, self._spent = now, spent
         cost = batches * _BATCH_COST + entries * _ENTRY_COST
         return max(self._tick, _SOONEST, min(_LONGEST, cost * _SHARE / max(busy, 1e-3)))
+
+
+_COMPANY = 0.003  # seconds for each stream of the last batch
+_HOLD = 0.024  # seconds between two batches that readers wait for, at most
+
+
+class AheadPace:
+    """How long the next batch of what is written ahead waits for company. `tick`: seconds, at least.
+
+    A batch wakes the worker, and each entry and each write to a client has its price: where many streams talk, most of
+    it is saved by waiting for as long as nobody notices. A lone stream need not wait."""
+
+    def __init__(self, tick: float) -> None:
+        self._tick = tick
+
+    def rest(self, streams: int) -> float:
+        """Seconds from the batch that is sent now, with so many streams, to the next one."""
+        return max(self._tick, min(_HOLD, self._tick + streams * _COMPANY))

@@ -169,7 +169,7 @@ class Reading:
                 stream.fail(BackendError(ErrorCode.CURSOR_EXPIRED, f"the shared copy cannot be read: {error}"))
                 page = []
             stream.take(page)
-            if len(page) >= PAGE and not stream.state.terminal:
+            if len(page) >= PAGE and stream.readable:
                 stream.woken = True
             else:
                 stream.loaded.set()

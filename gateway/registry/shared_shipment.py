@@ -26,15 +26,17 @@ from gateway.registry.shared_layout import (
 )
 from gateway.streams.names import stream_key
 from gateway.streams.producer import Producer
+from gateway.streams.veil import Blocks
 
 ENTRY = 8000  # bytes of an entry, about: with what is around it, a page of a list in Redis
 _ENTRIES = 16  # of one stream in one go
 _BLOCKS = 256  # of one entry
+_FEW = 16  # blocks of a plain entry
 LOOK = 1.0  # seconds after which a quiet stream nobody reads here is looked at: whether it is read elsewhere
 _SELDOM = 4.0  # the same, for one that is read here
 
 
-class Mark(Struct, frozen=True):
+class Mark(Struct, frozen=True, gc=False):
     """A place in a transcript: entries there, blocks and bytes they hold, segments begun."""
 
     count: int = 0
@@ -47,6 +49,25 @@ class Mark(Struct, frozen=True):
 class Shipment:
     """One stream, from `at` on. `over`: nothing more will be sent. `dead`: why it has no shared copy any more."""
 
+    __slots__ = (
+        "_marks",
+        "_renew_at",
+        "_told",
+        "at",
+        "dead",
+        "elsewhere",
+        "epoch",
+        "fenced",
+        "key",
+        "look_at",
+        "plain",
+        "producer",
+        "retry_at",
+        "transcript",
+        "unwatched_since",
+        "watched",
+    )
+
     def __init__(self, producer: Producer, at: Mark = Mark(), epoch: int = 0) -> None:  # noqa: B008 - a frozen nothing
         who = producer.stream.identity
         self.key = stream_key(who.id, who.owner)
@@ -57,12 +78,14 @@ class Shipment:
         self.dead = ""
         self.fenced = False
         self.watched = False
+        self.elsewhere = False  # a reader stands for those on other nodes
         self.unwatched_since: float | None = None
         self.retry_at = 0.0
         self.look_at = 0.0  # when to ask for watchers
         self._renew_at = 0.0
         self._told = False  # the terminal entry was sent at least once
         self._marks: list[Mark] = []
+        self.plain: Blocks | None = None  # under way, where that is all
 
     @property
     def over(self) -> bool:
@@ -85,7 +108,7 @@ class Shipment:
     def entries(self, now: float, life: int, renew: float, last_life: int) -> list[Addition]:
         """What to append now. `life`: ms a running log lives from now, renewed every `renew` seconds; `last_life`: an
         ended one. To be followed by `answered`."""
-        self._marks = []
+        self._marks, self.plain = [], None
         transcript, mark = self.transcript, self.at
         total = transcript.total
         if transcript.base > mark.block:
@@ -113,6 +136,30 @@ class Shipment:
             self.look_at = now + self._patience()
         return found
 
+    def plain_entry(self, now: float) -> Addition | None:
+        """The same, for nearly all of what is written ahead of a stream that runs: one entry of a few blocks and
+        nothing else. None: `entries` is to say it."""
+        mark, transcript = self.at, self.transcript
+        tip = transcript.tip
+        new = tip - mark.block
+        if not (
+            0 < new <= _FEW
+            and mark.count
+            and mark.turns == len(transcript.segments)
+            and now < self._renew_at
+            and now + LOOK / 2 < self.look_at
+            and not transcript.trimmed
+        ):
+            return None
+        blocks = transcript.since(mark.block, new)
+        data = blocks[0] if new == 1 else b"".join(blocks)
+        if len(data) > ENTRY or len(blocks) != new:
+            return None
+        sent = mark.sent + len(data)
+        self._marks = [Mark(mark.count + 1, tip, sent, mark.turns)]
+        self.plain = Blocks(mark.block, blocks, data, transcript.texts(new))
+        return f"{mark.count} {mark.sent} 0 0 {self.epoch}", b"%d-%d d\n%b" % (sent, self.epoch, data)
+
     def _patience(self) -> float:
         """How long a watcher may go unnoticed: not for longer than it takes to give the stream up."""
         producer, policy = self.producer, self.producer.plan.on_disconnect
@@ -135,7 +182,7 @@ class Shipment:
         producer = self.producer
         driver = producer.driver
         said = Meta(producer.stream.identity, driver.name, driver.dialect, producer.plan.include_usage)
-        return meta_words(said, producer.plan.will)
+        return meta_words(said, producer.plan.will, producer.plan.turns)
 
     def _next(self, mark: Mark) -> tuple[bytes, Mark]:
         """Blocks of one segment, up to an entry's size."""
@@ -160,6 +207,13 @@ class Shipment:
         left = self.transcript.segments[mark.turns :]
         return terminal_words(producer.stream.state, mark.sent, producer.ending(), turns_of(left) if left else b"")
 
+    def confirmed(self, answer: Any) -> bool:
+        """Whether a plain entry was taken and nobody watches: all that is to be known then is noted."""
+        if self.plain is None or self.watched or self.elsewhere or self._marks[0].count != answer:
+            return False
+        self.at = self._marks[0]
+        return True
+
     def answered(self, answers: list[Any], now: float) -> None:
         """What the script said of the entries, in order."""
         for mark, answer in zip(self._marks, answers, strict=False):
@@ -168,6 +222,7 @@ class Shipment:
                 self.at = mark if mark.count == there else replace(mark, count=there)
                 self._seen(answer < 0, now)
                 continue
+            self.plain = None
             self._unexpected(answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer), now)
             return
 

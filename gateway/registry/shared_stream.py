@@ -28,7 +28,7 @@ from gateway.streams.archive import whole_pieces
 from gateway.streams.reader import Reader
 from gateway.streams.stream import Identity, State
 from gateway.streams.transcript import Transcript
-from gateway.streams.view import about_of
+from gateway.streams.views import about_of
 
 _RUNNING = Ending(finish="stop", usage=Usage(), usage_estimated=True, tokens=0)
 Kept = Callable[["SharedStream"], None]
@@ -48,6 +48,7 @@ class SharedStream:
         self.readers: list[Reader] = []
         self.loaded = asyncio.Event()
         self.beginning_lost = False
+        self.turns = b""  # what it was asked with
         self.will = b""  # what another node needs to go on with it
         self.carrier = ""  # the node that goes on with it; "": the one that began it
         self.claimed: list[int] = []  # before which blocks
@@ -118,6 +119,11 @@ class SharedStream:
         """The id behind which to read on."""
         return self._last if self.meta is not None else ""
 
+    @property
+    def readable(self) -> bool:
+        """Whether the next page may tell more: without its beginning it would be the same page again and again."""
+        return not (self.state.terminal or self.beginning_lost)
+
     def take(self, page: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> None:
         """Entries as they stand in the log, in order; readers are told once."""
         tip = self.transcript.tip
@@ -145,7 +151,7 @@ class SharedStream:
         if b"m" in words:
             if self.meta is None:
                 self._begin(read_meta(words))
-                self.will = words.get(b"w", b"")
+                self.turns, self.will = words.get(b"i", b""), words.get(b"w", b"")
         elif self.meta is None:
             self.beginning_lost = True
             if at >= LAST:
@@ -229,7 +235,7 @@ class SharedStream:
         if transcript.base:
             return 0
         ends = [segment.first for segment in transcript.segments[1:]] + [transcript.tip]
-        blocks = list(transcript.blocks)
+        blocks = transcript.blocks
         for segment, end in zip(transcript.segments, ends, strict=False):
             tap = segment.driver.tap()
             for block in blocks[segment.first : end]:

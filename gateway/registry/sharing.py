@@ -16,6 +16,7 @@ from config.schema import Config
 from gateway.registry.base import Registry
 from gateway.streams.hub import Hub
 from gateway.streams.names import stream_key
+from gateway.streams.pacer import Pacer
 from gateway.streams.producer import Producer
 from gateway.streams.sources import Sources
 
@@ -41,10 +42,10 @@ class Sharing:
     def start(self) -> None:
         """Begin to share."""
 
-    def ahead(self, producer: Producer) -> None:
-        """A stream that survives this node begins: before its first reader."""
+    def ahead(self, producer: Producer, pacer: Pacer) -> None:
+        """A stream that survives this node begins: before its first reader. `pacer`: the worker's own."""
 
-    def inherited(self, producer: Producer, legacy: Legacy) -> None:
+    def inherited(self, producer: Producer, pacer: Pacer, legacy: Legacy) -> None:
         """One of another node goes on here."""
 
     def moved(self, producer: Producer) -> None:
@@ -108,6 +109,7 @@ class _Shared(Sharing):
             memory=streams.replay_memory,
         )
         self.shipper.forget = hub.forget
+        hub.ending = self.shipper.ended
         self.reading = Reading(link, layout, drivers, registry.find, cap=streams.transcript_cap, lease=lease)
         self._reaper = registry.fleet.reaper
         self._reaper.heirs = self._heirs = Heirs(
@@ -150,15 +152,15 @@ class _Shared(Sharing):
             await asyncio.sleep(0.05)
         return self._link.healthy
 
-    def ahead(self, producer: Producer) -> None:
-        self.shipper.ahead(producer)
+    def ahead(self, producer: Producer, pacer: Pacer) -> None:
+        self.shipper.ahead(producer, pacer)
 
-    def inherited(self, producer: Producer, legacy: Legacy) -> None:
+    def inherited(self, producer: Producer, pacer: Pacer, legacy: Legacy) -> None:
         from gateway.registry.shared_shipment import Mark, Shipment
 
         kept = producer.transcript
         mark = Mark(legacy.count, kept.tip, kept.total, len(kept.segments))
-        self.shipper.ahead(producer, Shipment(producer, mark, legacy.stream.epoch))
+        self.shipper.ahead(producer, pacer, Shipment(producer, mark, legacy.stream.epoch))
 
     def moved(self, producer: Producer) -> None:
         who = producer.stream.identity
@@ -166,7 +168,8 @@ class _Shared(Sharing):
         self._reaper.moved(stream_key(who.id, who.owner))
 
     def ended(self, producer: Producer) -> None:
-        self.shipper.ended(producer)
+        if not producer.ahead:
+            self.shipper.ended(producer)
 
     async def stop(self) -> None:
         for task in self._tasks:

@@ -39,23 +39,25 @@ def bucket_value(index: int) -> float:
 def fields(receipt: Receipt, model: str | None = None) -> dict[str, int]:
     """The increments of one ended stream. `model` replaces the receipt's name where labels are bounded."""
     label = receipt.model if model is None else model
-    found = {f"state|{receipt.state}": 1} | _observed("duration", receipt.duration_ms)
-    if receipt.first_token_ms is not None:
-        found |= _observed("first", receipt.first_token_ms)
-        found["streaming_ms"] = max(0, round(receipt.duration_ms - receipt.first_token_ms))
     tokens = receipt.completion_tokens or receipt.token_count
-    found |= {"tokens": tokens, "prompt_tokens": receipt.prompt_tokens}
+    found = {f"state|{receipt.state}": 1, "tokens": tokens, "prompt_tokens": receipt.prompt_tokens}
+    _observe(found, "duration", receipt.duration_ms)
+    if receipt.first_token_ms is not None:
+        _observe(found, "first", receipt.first_token_ms)
+        found["streaming_ms"] = max(0, round(receipt.duration_ms - receipt.first_token_ms))
     for kind, name in (("backend", receipt.backend), ("model", label)):
-        found |= {f"{kind}|count|{name}": 1, f"{kind}|tokens|{name}": tokens}
+        found[f"{kind}|count|{name}"] = 1
+        found[f"{kind}|tokens|{name}"] = tokens
         if receipt.state in _FAILED:
             found[f"{kind}|failed|{name}"] = 1
     return {name: value for name, value in found.items() if value}
 
 
-def _observed(kind: str, milliseconds: float) -> dict[str, int]:
+def _observe(found: dict[str, int], kind: str, milliseconds: float) -> None:
     """One time: counted in its bucket, and added to what its bucket holds (whole microseconds)."""
     index = bucket(milliseconds)
-    return {f"{kind}|{index}": 1, f"{kind}_us|{index}": round(max(0.0, milliseconds) * 1000)}
+    found[f"{kind}|{index}"] = 1
+    found[f"{kind}_us|{index}"] = round(max(0.0, milliseconds) * 1000)
 
 
 def merge(parts: Iterable[Fields]) -> Counter[str]:
@@ -162,10 +164,16 @@ class Fold:
     def add(self, receipt: Receipt) -> tuple[dict[str, int], dict[str, int]]:
         """Count one ended stream; returns the increments of the total and of its owner, with bounded labels."""
         owner = self._owner(receipt.owner)
-        for_all = fields(receipt, self._label(self._all_models, receipt.model))
-        for_owner = fields(receipt, self._label(self._models[receipt.owner], receipt.model))
-        self._total.update(for_all)
-        owner.update(for_owner)
+        label, own = (
+            self._label(self._all_models, receipt.model),
+            self._label(self._models[receipt.owner], receipt.model),
+        )
+        for_all = for_owner = fields(receipt, label)
+        if own != label:
+            for_owner = fields(receipt, own)
+        for total, increments in ((self._total, for_all), (owner, for_owner)):
+            for name, more in increments.items():
+                total[name] += more
         return for_all, for_owner
 
     def counts(self, owner: str | None) -> Fields:
@@ -173,8 +181,9 @@ class Fold:
         return self._total if owner is None else self._owners.get(owner, Counter())
 
     def _owner(self, owner: str) -> Counter[str]:
-        counter = self._owners.setdefault(owner, Counter())
-        self._models.setdefault(owner, set())
+        counter = self._owners.get(owner)
+        if counter is None:
+            counter, self._models[owner] = self._owners.setdefault(owner, Counter()), set()
         self._owners.move_to_end(owner)
         while len(self._owners) > self._max_owners:
             gone, _ = self._owners.popitem(last=False)

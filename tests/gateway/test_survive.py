@@ -7,6 +7,7 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -21,6 +22,7 @@ from support.surviving import LEASE, Listener, claims, listed, node_config, prom
 from support.upstream import Upstream, head
 
 from config.schema import Route, Target
+from gateway.registry.shared_shipment import Shipment
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 
@@ -190,6 +192,37 @@ async def test_without_redis_readers_here_go_on(redis: RedisServer) -> None:
                 body += await asyncio.wait_for(answer.content.read(), 5)
             assert b"w19" in body
             assert b"event: done" in body
+
+
+async def test_a_fault_in_one_copy_holds_nobody_else_up(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All surviving streams of a worker go by one batch: what fails in one of them would stop them all for good."""
+    entries, plain = Shipment.entries, Shipment.plain_entry
+
+    def failing(do: Any) -> Any:
+        def asked(self: Shipment, *args: Any) -> Any:
+            if self.producer.stream.identity.id == "bad" and self.transcript.tip > 3:
+                raise RuntimeError("of this stream")
+            return do(self, *args)
+
+        return asked
+
+    monkeypatch.setattr(Shipment, "entries", failing(entries))
+    monkeypatch.setattr(Shipment, "plain_entry", failing(plain))
+    words = [step for i in range(20) for step in (token(f"w{i} "), 0.02)]
+    async with Upstream([head(), *words, END, b"0\r\n\r\n"]) as up:
+        route = Route(model="*", to=(Target("up"),), survive="node")
+        config = replace(fleet_config(up.url, redis.url), routes=(route,))
+        async with running(config) as a, client_of(a) as session:
+
+            async def whole(name: str) -> str:
+                said = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                headers = {"X-Stream-Id": name}
+                async with session.post("/api/streaming/chat", json=said, headers=headers) as answer:
+                    return await asyncio.wait_for(answer.text(), 10)
+
+            for text in await asyncio.gather(whole("bad"), whole("good")):
+                assert "w19" in text
+                assert "event: done" in text
 
 
 async def test_ended_when_it_had_gone_on_elsewhere(redis: RedisServer) -> None:

@@ -186,6 +186,7 @@ class Lifecycle(RuleBasedStateMachine):
                 life = producer.stream
                 life.accepted, life.last_progress = life.accepted - 1_000, life.last_progress - 1_000
                 life.first_token = None if life.first_token is None else life.first_token - 1_000
+                producer.look_at -= 1_000
                 await self.world.until(lambda: life.state.terminal, 2)
 
         self.do(late(), "timeout")
@@ -302,12 +303,12 @@ class Lifecycle(RuleBasedStateMachine):
                 self.redis.pause()
                 self.world.state = "frozen"
                 return
-            self.world.counted = False
             if how == "flush":
                 self.redis.command("FLUSHALL")
             else:
                 self.redis.kill()
                 self.world.state = "dead"
+            self.world.empty()
 
         self.do(hurt(), how)
 

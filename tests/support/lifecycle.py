@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import aiohttp
 from support.awake import Awake
 from support.fetch import fetch
-from support.mortal import Node, config, secret_of, stop_all
+from support.mortal import LEASE, Node, config, secret_of, stop_all
 from support.redis_server import RedisServer
 from support.resuming import ends
 from support.stage import CANARY, Stage
+
+from gateway.streams.names import split_key
 
 OWNERS = ("alice", "bob")
 PROTOCOLS = ("native", "ndjson", "openai")
@@ -159,6 +162,7 @@ class World:
         self.stumbles = 0  # how often a node gave Redis up that was well: the machine had no time for it
         self.nodes: list[Node] = []
         self.runs = 0
+        self.emptied = -math.inf  # when Redis last was
         self.begin()
 
     def begin(self) -> None:
@@ -166,7 +170,7 @@ class World:
         self.runs += 1
         self.streams: list[Stream] = []
         self.buried: list[Node] = []
-        self.counted = True  # whether nothing has been lost that the fleet counts with
+        self.uncounted: set[tuple[str, str]] = set()  # who ended, and may be missing from what the fleet counts
         self.hurt = 0  # how often Redis was
         self._before = self._odd()
 
@@ -208,6 +212,11 @@ class World:
         for stream in self.streams:
             stream.hurt = True
 
+    def empty(self) -> None:
+        """Redis forgets all it has: what it had counted, and who its nodes are until their next heartbeat."""
+        self.emptied = self.awake.now()
+        self.uncounted |= {who for node in [*self.nodes, *self.buried] for who in node.receipts}
+
     async def heal(self) -> None:
         """Redis answers again, and every node knows."""
         if self.state == "frozen":
@@ -224,12 +233,15 @@ class World:
         """A node goes, by `kill` or in peace, and a new one comes."""
         old = self.nodes[at]
         self.fault()
-        if how == "kill" or self.state != "well":
-            self.counted = False  # what it had not told Redis is lost with it
         if how == "kill":
             await old.kill()
+            if self.awake.now() - self.emptied < LEASE:
+                self.uncounted |= set(old.receipts)  # nobody tells its name any more
         else:
             await old.stop(0.05)
+            told = not old.registry.fleet.untold
+            assert told or self.state != "well" or self.disturbed, f"6: not told: {old.registry.fleet.untold}"
+        self.uncounted |= {split_key(key) for key in old.registry.fleet.untold}  # what Redis was not told is its log's
         self.buried.append(old)
         self.nodes[at] = self.node()
         await self.nodes[at].start()

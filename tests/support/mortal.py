@@ -25,10 +25,10 @@ from gateway.registry.redis_client import Away
 
 LEASE = 0.6
 QUICK = {  # seconds, by module and name
-    "app._LAST_WORDS": 0.05,
+    "edge.draining._LAST_WORDS": 0.05,
     "control.control.LOOK": 0.5,
-    "registry.redis._BLINK": 0.25,
-    "registry.redis._POLL": 0.005,
+    "registry.redis_abroad._BLINK": 0.25,
+    "registry.redis_abroad._POLL": 0.005,
     "registry.redis_client._PAUSE": 0.03,
     "registry.redis_fleet.INBOX": 0.02,
     "registry.redis_fleet.TICK": 0.01,
@@ -117,6 +117,7 @@ class Node:
 
         link._guarded = never  # type: ignore[method-assign]
         sharing.shipper.flush = nothing  # type: ignore[attr-defined]
+        sharing.shipper._ahead.close()  # type: ignore[attr-defined]
         for task in list(link._tasks):
             task.cancel()
         for runner in self.gateway._runners:

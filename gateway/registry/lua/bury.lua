@@ -14,9 +14,11 @@ for k = 6, #KEYS do
   redis.call('HLEN', KEYS[k]) -- a corrupt counter shows before anything is written
 end
 redis.call('HDEL', KEYS[2], ARGV[1])
-if redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3]) == 0 then
+local there = redis.call('HGET', KEYS[3], ARGV[2])
+if there and string.sub(there, 1, 1) ~= '-' then -- or the mark of an earlier stream, see `forget`
   return 0
 end
+redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 for k = 6, #KEYS do
   for i = 7, #ARGV, 2 do

@@ -7,7 +7,8 @@ end
 local fenced = {}
 for i = 3, #KEYS do
   local at = 3 * i - 7
-  if redis.call('HEXISTS', KEYS[i], ARGV[at + 1]) == 1 then
+  local there = redis.call('HGET', KEYS[i], ARGV[at + 1])
+  if there and string.sub(there, 1, 1) ~= '-' then -- or the mark of an earlier stream, see `forget`
     fenced[#fenced + 1] = ARGV[at]
   else
     redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 2])

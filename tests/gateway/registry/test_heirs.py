@@ -13,6 +13,7 @@ from support.registry_nodes import Node
 from support.registry_nodes import entry as entry_of
 
 from backends.catalog import build
+from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Usage
 from backends.contract.request import ChatRequest, Message
 from config.schema import Backend
@@ -152,6 +153,33 @@ async def test_what_has_ended_elsewhere_is_not_buried(link: Link) -> None:
     heir = Heir(link)
     assert await heir.inherit("a", [ENTRY]) == []
     assert (heir.taken, heir.pushed) == ([], [heir.left("a", KEY)])
+
+
+@pytest.mark.parametrize("heir_too", [False, True])
+async def test_what_had_ended_in_its_log_is_not_called_lost(link: Link, heir_too: bool) -> None:
+    """A node that dies between an answer's last entry and its receipt would have the fleet count an answer as lost
+    that its readers, and all who come later, have whole; or as whole one that was cut."""
+    if heir_too:
+        await link.batch([SHARED.inherit(KEY, "a", 0)])
+    said = Ending("length", Usage(prompt=3, completion=7), False, 6)
+    await link.batch([SHARED.fence(KEY, terminal_words(State.COMPLETED, len(DATA), said))])
+    heir = Heir(link)
+    (receipt,) = await heir.inherit("a", [ENTRY])
+    assert (receipt.stream_id, receipt.state, receipt.finish_reason) == ("x", "completed", "length")
+    assert (receipt.token_count, receipt.prompt_tokens, receipt.completion_tokens) == (6, 3, 7)
+    assert (receipt.usage_estimated, receipt.error_code, receipt.ended_at > 0) == (False, "", True)
+    assert heir.taken == []
+
+
+async def test_what_nobody_can_go_on_with_is_lost(link: Link) -> None:
+    """A stream whose log was closed as lost, or is gone, would get no receipt, or one that calls it whole."""
+    error = BackendError(ErrorCode.NODE_LOST, "gone")
+    words = terminal_words(State.NODE_LOST, len(DATA), Ending("error", Usage(), True, 1, error))
+    await link.batch([SHARED.fence(KEY, words)])
+    (closed,) = await Heir(link).inherit("a", [ENTRY])
+    await link.batch([SHARED.erase(KEY)])
+    (gone,) = await Heir(link).inherit("a", [ENTRY])
+    assert [(r.state, r.error_code) for r in (closed, gone)] == [("node_lost", "node_lost")] * 2
 
 
 async def test_a_stream_no_list_names(link: Link) -> None:

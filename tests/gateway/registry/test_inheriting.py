@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from support.redis_server import BINARY, RedisServer
 
 from backends.catalog import build
 from config.schema import Backend
+from gateway.registry.elsewhere import Elsewhere
 from gateway.registry.redis_client import Link
 from gateway.registry.redis_layout import Layout
 from gateway.registry.shared_entry import sealed
@@ -25,9 +26,11 @@ from gateway.registry.shared_layout import (
     position,
 )
 from gateway.streams.legacy import tries_of
+from gateway.streams.reader import Reader
+from gateway.streams.release import released
 from gateway.streams.stream import Identity
 from gateway.streams.transcript import Transcript
-from gateway.streams.veil import Veil
+from gateway.streams.veil import Blocks, Veil
 
 needs_redis = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 DRIVER = build("up", Backend(driver="openai", url="http://x"))
@@ -128,8 +131,10 @@ def test_nothing_is_shown_before_it_is_safe() -> None:
     small.begin(DRIVER)
     for i in range(9):
         small.append(b"%d" % i)
+    behind = Veil(small)
+    assert behind.shown.total >= small.trimmed  # a reader that rests asks, in the midst of everybody's batch
     with pytest.raises(LookupError):
-        Veil(small).lift(4)
+        behind.lift(4)
 
 
 def test_the_attempts_of_lost_nodes() -> None:
@@ -142,3 +147,25 @@ def test_the_attempts_of_lost_nodes() -> None:
         said.append(b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode())
     found = [(t.kind, t.outcome, t.tokens) for t in tries_of(said, [2, 3], WHO)]
     assert found == [("start", "failed", 1), ("continue", "node_lost", 1), ("restart", "node_lost", 1)]
+
+
+async def test_a_frame_is_shown_once_it_is_safe_by_whichever_road() -> None:
+    """Where nobody but other nodes' readers read a stream, or somebody is behind, frames would be lost or doubled."""
+    kept = Transcript(1 << 20)
+    veil = Veil(kept)
+    kept.begin(DRIVER)
+    kept.append(b"0")
+    kept.append(b"1")
+    one = Blocks(0, [b"0"], b"0", None)
+    assert not released(veil, one, [cast(Reader, Elsewhere())])
+    assert not released(veil, one, [])
+    assert veil.shown.tip == 0
+    assert not veil.follows(one)  # nothing of its segment is shown yet
+    assert veil.lift(1)
+    assert not veil.follows(one)
+    assert veil.follows(Blocks(1, [b"1"], b"1", None))
+    assert veil.shown.blocks == [b"0", b"1"]
+    assert (veil.shown.total, veil.shown.size, veil.shown.base) == (2, 2, 0)
+    kept.append(b"23")
+    assert (veil.shown.tip, veil.shown.total) == (2, 2)
+    assert veil.shown.since(1, 9) == [b"1"]

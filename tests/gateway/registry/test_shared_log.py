@@ -39,7 +39,8 @@ def producer(cap: int = 1 << 20) -> Any:
     transcript = Transcript(cap)
     transcript.begin(DRIVER)
     who = Identity("x", "o", "native", "m", "up", "m", "node", 1)
-    plan = SimpleNamespace(will=b"", include_usage=True, on_disconnect=SimpleNamespace(action="cancel", grace=0))
+    policy = SimpleNamespace(action="cancel", grace=0)
+    plan = SimpleNamespace(will=b"", turns=b"", include_usage=True, on_disconnect=policy)
     stream = SimpleNamespace(identity=who, state=State.STREAMING)
     ending = Ending("stop", Usage(1, 2), False, 2)
     return SimpleNamespace(
