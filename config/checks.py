@@ -26,6 +26,10 @@ _COUNTS = (  # of keys, and of access for the rest
 _GATEWAY = ("gateway_streams", "gateway_rpm", "gateway_tpm")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _FAMILIES: tuple[str, ...] = get_args(ProtocolFamily)
+_PAGES = (  # schemes of origins; behind http(s) those of extensions, and of shells around pages
+    *("http", "https", "chrome-extension", "moz-extension", "safari-web-extension"),
+    *("app", "capacitor", "ionic", "tauri", "vscode-webview"),
+)
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 
 
@@ -73,7 +77,7 @@ def _listeners(seen: Material) -> Iterator[Finding]:
         yield Finding("admin.port", f"the same as server.port, {server.port}", "give each listener its own port")
     for i, origin in enumerate(server.cors.origins):
         if not _is_origin(origin):
-            hint = "write scheme and host: https://app.example.com"
+            hint = "write scheme and host: https://app.example.com ('null', quoted: pages of no origin, such as files)"
             yield Finding(f"server.cors.origins[{i}]", "is not an origin", hint)
 
 
@@ -82,9 +86,10 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _is_origin(text: str) -> bool:
+    """What a browser sends as Origin, or an extension of one, or an application that is made of pages."""
     parts = urlsplit(text)
     bare = not (parts.path or parts.query or parts.fragment)
-    return parts.scheme in ("http", "https") and bool(parts.netloc) and bare
+    return text == "null" or (parts.scheme in _PAGES and bool(parts.netloc) and bare)
 
 
 def _prefixes(seen: Material) -> Iterator[Finding]:

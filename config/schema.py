@@ -37,7 +37,7 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: int = 20_000  # at most half of the open files the system allows
     drain_timeout: Duration = Duration(300)
     cors: Cors = Cors()
-    hosts: tuple[str, ...] = ()  # Host names answered; empty: any well-formed one
+    hosts: tuple[str, ...] = ()  # Host names answered; empty: any, without keys those that no web page can own
     page: bool = True  # the built-in page at / while no app is fronted
     durable_streams: bool = False  # reads of streams as Durable Streams, at /v1/stream/{id}
 
@@ -187,8 +187,7 @@ class Degrade(Struct, frozen=True, forbid_unknown_fields=True):
 
 class Route(Struct, frozen=True, forbid_unknown_fields=True):
     """A model glob and its targets. `to: name` and `to: {backend: name}` are short for a list of one; `model: [a, b]`
-    is
-    short for `model: a` with `aliases: [b]`. `defaults` and `force` are parameters in OpenAI's words."""
+    is short for `model: a` with `aliases: [b]`. `defaults` and `force` are parameters in OpenAI's words."""
 
     model: str
     to: tuple[Target, ...]

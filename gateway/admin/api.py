@@ -1,7 +1,7 @@
 """The operators' listener: metrics, health with details, all streams of all owners, cancel.
 
 Law: nothing but liveness is answered without the token when one is set; a browser that was lured here (DNS rebinding,
-cross-site form) is refused by Host and Origin before anything happens.
+cross-site form) is refused by Host and Origin before anything happens, more strictly than by `edge.cross_site`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import ipaddress
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from config.schema import Admin
+from gateway.edge.cross_site import host_name, own
 from gateway.edge.health_handlers import answer, refusal
 from gateway.edge.health_handlers import routes as health_routes
 from gateway.observe.health import Health
@@ -57,10 +57,7 @@ def admin_app(
 def host_allowed(header: str, admin: Admin) -> bool:
     """Whether a Host header names this listener. Behind a wildcard address any name may be right: the token, which a
     rebound page cannot know, is the guard there; so it must be set."""
-    try:
-        name = urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return False
+    name = host_name(header)
     if name in _LOOPBACK or (name and name == admin.host.lower()):
         return True
     return admin.host in _WILDCARD and bool(admin.token) and bool(name)
@@ -72,7 +69,7 @@ def origin_allowed(method: str, origin: str | None, fetch_site: str | None, host
         return True
     if fetch_site is not None and fetch_site not in ("same-origin", "none"):
         return False
-    return origin is None or (origin.startswith(("http://", "https://")) and urlsplit(origin).netloc == host)
+    return origin is None or own(origin, host)
 
 
 def token_right(header: str, admin: Admin) -> bool:

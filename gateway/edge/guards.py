@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
-from config.schema import Cors
+from config.schema import Cors, Server
 from gateway.edge.connection import BodyTimeout, Refuse
+from gateway.edge.cross_site import CHANGING, HOST, lured
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ENCODED = re.compile(r"%(?:[01][0-9a-f]|7f|2e|2f|5c|25)", re.IGNORECASE)
 _MODEL = re.compile(r"/v1(?:alpha|beta)?/models/.")  # what follows is a name, org/name often; SDKs encode its slash
 _EXPOSED = (
@@ -33,7 +33,7 @@ def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
     names = headers.getall("Host", [])
     if len(names) > 1 or (not names and request.version >= (1, 1)):
         raise BackendError(ErrorCode.INVALID_REQUEST, "exactly one Host header is required")
-    if names and not _HOST.fullmatch(names[0]):
+    if names and not HOST.fullmatch(names[0]):
         raise BackendError(ErrorCode.INVALID_REQUEST, "the Host header is not a host name")
     if hosts and names and not _served(names[0].lower(), hosts):
         raise BackendError(ErrorCode.FORBIDDEN, "this host name is not served here (server.hosts)")
@@ -58,6 +58,25 @@ def _served(name: str, hosts: tuple[str, ...]) -> bool:
     """Whether a Host header is one of `server.hosts`, with or without its port."""
     bare = re.sub(r":[0-9]+$", "", name)
     return any(host.lower() in (name, bare) for host in hosts)
+
+
+def check_page(request: web.BaseRequest, server: Server, *, starts: bool = False) -> None:
+    """For a gateway without keys, see `cross_site`. `starts`: it begins a stream, whatever its method. A Host that is
+    none, or not the only one, is left to `check_target`. Raises FORBIDDEN."""
+    headers = request.headers
+    names = headers.getall("Host", [])
+    if len(names) > 1 or not all(map(HOST.fullmatch, names)):
+        return
+    changes = starts or request.method in CHANGING
+    why = lured(
+        server,
+        names[0] if names else None,
+        headers.getall("Origin", []),
+        headers.get("Sec-Fetch-Site", ""),
+        changes=changes,
+    )
+    if why:
+        raise BackendError(ErrorCode.FORBIDDEN, why)
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

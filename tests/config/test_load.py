@@ -385,3 +385,16 @@ def test_schema_refuses_what_load_refuses(text: str) -> None:
 def test_a_wrong_kind_of_value_comes_with_a_suggestion_too(text: str, hint: str) -> None:
     """A user who mistook a type would be told that it is wrong, and left with it."""
     assert [hint in complaint.suggestion for complaint in read(text).complaints] == [True]
+
+
+def test_origins_are_what_browsers_say() -> None:
+    """A page that is served by no web server (an extension, a desktop shell, a file) could not be let in, or a typing
+    error in an origin would lock a page out without a word."""
+
+    def paths(*origins: str) -> list[str]:
+        return [c.path for c in load_text(f"server: {{cors: {{origins: {list(origins)}}}}}", "g.yaml", {}).complaints]
+
+    assert not paths(
+        "https://app.example.com", "http://localhost:3000", "null", "app://obsidian.md", "tauri://localhost"
+    )
+    assert paths("https://a/b", "htps://a", "a.example", "*") == [f"server.cors.origins[{i}]" for i in range(4)]
