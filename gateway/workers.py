@@ -26,11 +26,11 @@ from msgspec import Struct
 
 from config.diff import effective
 from config.schema import Config
-from gateway.app import run as run_one
 from gateway.control.reload import read
 from gateway.observe.logging import Logs, get_logger
 from gateway.observe.shared_metrics import bury, wipe
 from gateway.ports import hold
+from gateway.serving import run as run_one
 from gateway.signals import BLOCKED, HURRY, Place
 
 FIRST, LONGEST = 1.0, 30.0  # seconds before a worker that died is replaced; doubled each time

@@ -17,7 +17,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from config.scalars import parse_on_disconnect
 from config.schema import OnDisconnect
 from gateway.access.keys import Caller, may_use
-from gateway.edge.permission import attribute, check_caps, check_open, in_service, permit, recheck, take, user_of
+from gateway.edge.permission import attributed, check_caps, check_open, permit, recheck, take
 from gateway.edge.planning import Planned, decide, first_choice, plan
 from gateway.edge.services import Services
 from gateway.edge.surviving import survives
@@ -26,9 +26,9 @@ from gateway.routing.router import Choice
 from gateway.streams.course import Opener
 from gateway.streams.disconnect import choose
 from gateway.streams.pacer import WINDOWS
-from gateway.streams.producer import Plan
+from gateway.streams.plan import Plan
 from gateway.streams.stream import ID_PATTERN, Identity, new_stream_id
-from gateway.streams.view import about_of
+from gateway.streams.views import about_of
 
 # What an EventSource cannot say in headers, and the query parameter that says it.
 _IN_QUERY = (
@@ -97,11 +97,12 @@ async def admit(
     check_open(services, caller)
     headers = headers_of(request)
     mode = mode_of(headers)
-    decision = in_service(services, decide(services, headers, asked, caller))
+    asked = attributed(headers, asked)
+    decision = decide(services, headers, asked, caller)
     choice = first_choice(decision)
     may_use(caller, asked.request.model or choice.model)
     check_caps(services, asked.request)
-    asked, passed = permit(services, headers, asked, caller, choice)
+    asked, passed = permit(services, asked, caller, choice)
     policy = _policy(services, headers, caller, choice, protocol)
     if asked.background and "X-Stream-On-Disconnect" not in headers:
         policy = OnDisconnect("continue")
@@ -136,7 +137,7 @@ async def _held(
     try:
         await take(services, caller, identity, planned.choice, asked.request, rolled=rolled)
         if services.control.state.version != version:  # something was switched off meanwhile
-            recheck(services, headers, asked, caller, planned.choice, identity)
+            recheck(services, asked, caller, planned.choice, identity)
     except (BackendError, asyncio.CancelledError):
         if headers.get("X-Stream-Id"):
             await services.registry.unclaim(identity.id, identity.owner)
@@ -184,9 +185,9 @@ def _identity(
         node=services.node,
         started_ms=now,
         key_id=caller.key_id,
-        user_id=user_of(headers, asked),
-        workspace_id=attribute(headers, "X-Workspace-Id", asked.workspace_id),
-        conversation_id=attribute(headers, "X-Conversation-Id", asked.conversation_id),
+        user_id=asked.user_id,
+        workspace_id=asked.workspace_id,
+        conversation_id=asked.conversation_id,
         echo=asked.echo,
     )
 

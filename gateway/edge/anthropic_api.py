@@ -27,7 +27,7 @@ from gateway.edge.services import Services, request_id
 from gateway.protocols.anthropic_request import read_request
 from gateway.protocols.parsing import Fields, decode_object
 from gateway.routing.policies import Candidate
-from gateway.streams.settle import CHARS_PER_TOKEN
+from gateway.streams.accounts import CHARS_PER_TOKEN
 
 PATH = "/v1/messages/count_tokens"
 _IMAGE_TOKENS = 1500  # what Anthropic's reference gives for an image of the size it scales to

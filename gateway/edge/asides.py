@@ -16,7 +16,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import ChatRequest
 from gateway.access.keys import Caller, may_use
 from gateway.access.limits import Demand, Who, demand
-from gateway.edge.permission import attribute, permit, user_of
+from gateway.edge.permission import attributed, permit
 from gateway.edge.planning import decide, first_choice, world_of
 from gateway.edge.services import Services, request_id
 from gateway.protocols.base import Asked
@@ -32,11 +32,11 @@ Call = tuple[Driver, HttpRequest | None]  # who reads the answer; None: it has n
 
 def decided(services: Services, caller: Caller, request: ChatRequest, headers: Mapping[str, str]) -> Decision:
     """Where a call may go. Raises BackendError: no route, not the caller's model, or switched off by an operator."""
-    asked = Asked(request, stream=False, body={})
+    asked = attributed(headers, Asked(request, stream=False, body={}))
     decision = decide(services, headers, asked, caller)
     choice = first_choice(decision)
     may_use(caller, request.model or choice.model)
-    permit(services, headers, asked, caller, choice)
+    permit(services, asked, caller, choice)
     return decision
 
 
@@ -45,8 +45,8 @@ async def within_rates(
     services: Services, caller: Caller, request: ChatRequest, headers: Mapping[str, str], decision: Decision, chars: int
 ) -> AsyncIterator[None]:
     """Take what the call needs of the rates. Raises LimitReached."""
-    user = user_of(headers, Asked(request, stream=False, body={}))
-    who = Who(user, attribute(headers, "X-Workspace-Id", ""))
+    asked = attributed(headers, Asked(request, stream=False, body={}))
+    who = Who(asked.user_id, asked.workspace_id)
     wanted = demand(services.config, caller, who, decision.route, -(-chars // 4))
     key = request_id()
     await services.limiter.admit(key, Demand((), wanted.rates, wanted.names, (), wanted.rank))

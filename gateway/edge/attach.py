@@ -8,57 +8,27 @@ there is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import headers_of, mode_of
+from gateway.edge.gone import CUT, gone_answer, tail_lost, unknown_stream
 from gateway.edge.guards import cors_headers
-from gateway.edge.health_handlers import answer
-from gateway.edge.last_word import LastWord, stream_end
-from gateway.edge.output import ClientOutput, StreamHead, begun
-from gateway.edge.services import Services, request_id
+from gateway.edge.output import StreamHead, begun
+from gateway.edge.rereading import Rereading
+from gateway.edge.services import Services
 from gateway.edge.wanted import kind_of, protocol_for
 from gateway.protocols.base import ClientProtocol
 from gateway.streams.archive import Gone
 from gateway.streams.collector import collector
 from gateway.streams.cursor import read_cursor
-from gateway.streams.reader import Reader
-from gateway.streams.skipping import Skipping
 from gateway.streams.sources import Source, tail_of
 from gateway.streams.stream import State
-from gateway.streams.view import make_view
 
-HOLD = 5.0  # seconds a cursor may be ahead of a running stream before it is refused
 _RETRY = b"retry: 3000\n\n"
 _SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-def unknown_stream() -> BackendError:
-    """The one answer to unknown, malformed and foreign ids."""
-    return BackendError(
-        ErrorCode.NOT_FOUND, "no stream with this id (it never was, has been forgotten, or is not yours)"
-    )
-
-
-def gone_answer(gone: Gone) -> web.Response:
-    """410: what is left of a stream. `earliestSeq` null: none of its frames can be read any more."""
-    code = ErrorCode.CURSOR_EXPIRED if gone.code == "cursor_expired" else ErrorCode.STREAM_EXPIRED
-    text = "this stream has ended and is no longer kept" if gone.code != "cursor_expired" else _CUT
-    body = {"error": {"code": code.wire, "message": text, "requestId": request_id()}}
-    return answer({**body, "state": gone.state, "earliestSeq": None, "tailSeq": None}, 410)
-
-
-def _tail_lost(seen: int) -> web.Response:
-    """410, and not 204, at the end of what a lost node left: whether the client's last frame was the error that stands
-    there, or one the node sent and did not copy any more, its number does not tell."""
-    text = "the node of this stream was lost, and what it had not yet shared with it"
-    body = {"error": {"code": ErrorCode.CURSOR_EXPIRED.wire, "message": text, "requestId": request_id()}}
-    return answer({**body, "state": State.NODE_LOST.wire, "earliestSeq": 1, "tailSeq": seen}, 410)
-
-
-_CUT = "the beginning of this stream is no longer kept (streams.transcript_cap)"
 
 
 class Attach:
@@ -66,7 +36,6 @@ class Attach:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._turns = services.turns
 
     async def stream(
         self, request: web.Request, stream_id: str, owner: str, *, protocol: str = "", after: int | None = None
@@ -141,47 +110,26 @@ class Attach:
         services = self._services
         self._check(source, protocol, after, envelope)
         pacer = services.pacers.of(mode_of(headers_of(request)))
-        output = ClientOutput(protocol.keepalive, services.config.streams)
-        source.begun()
-        view = make_view(source.driver, protocol, source.about)
-        sse = protocol.framing == "sse"
-        told = LastWord(output, lambda: stream_end(source, tail_of(source, protocol, services.pacer)))
-        skipping = Skipping(
-            told if control and sse else output, after, sse=sse, later=self._turns.later, envelope=envelope
-        )
-        reader = Reader(source.transcript, view, skipping, pacer, polite=protocol.family == "native")
-        output.on_drain, skipping.on_drain = skipping.drained, _on_drain(reader, source)
-        changed = asyncio.Event()
-        skipping.changed = changed.set
+        reading = Rereading(services, source, protocol, pacer, after, envelope=envelope, control=control)
         try:
-            opening = view.start()
-            if opening:
-                skipping.write(opening)
-            skipping.pause()
-            source.attach(reader)
-            await _settle(skipping, changed)
-            if skipping.seen < after and source.state is not State.COMPLETED:
-                skipping.recall()
-            if skipping.ended is not None and skipping.empty:
-                if source.state is State.NODE_LOST:
-                    return _tail_lost(skipping.seen)
-                return web.Response(status=204, headers=self._headers(request, _SAFE | _names(source)))
+            await reading.catch_up()
+            if reading.has_all:
+                return self._nothing_left(request, source, reading.seen)
             head = self._head(request, source, protocol, extra or {})
-            if not await begun(head, request):
-                return head
-            services.outputs.add(output)
-            output.open(request)
-            skipping.open()
-            reader.flush()
-            await reader.done
+            if await begun(head, request):
+                await reading.go_on(request)
             return head
         finally:
-            services.outputs.discard(output)
-            source.detach(reader, "the client did not read" if output.stuck else "the client disconnected")
+            reading.leave()
+
+    def _nothing_left(self, request: web.Request, source: Source, seen: int) -> web.Response:
+        if source.state is State.NODE_LOST:
+            return tail_lost(seen)
+        return web.Response(status=204, headers=self._headers(request, _SAFE | _names(source)))
 
     def _check(self, source: Source, protocol: ClientProtocol, after: int, envelope: bool) -> None:
         if source.transcript.base:
-            raise BackendError(ErrorCode.CURSOR_EXPIRED, _CUT)
+            raise BackendError(ErrorCode.CURSOR_EXPIRED, CUT)
         if envelope and kind_of(protocol) != "ndjson":
             raise BackendError(ErrorCode.INVALID_REQUEST, "`envelope` is for NDJSON", param="envelope")
         if after and not kind_of(protocol):
@@ -240,21 +188,6 @@ async def _whole_answer(loop: asyncio.AbstractEventLoop, protocol: ClientProtoco
     return view.body(source.about, ending)
 
 
-async def _settle(skipping: Skipping, changed: asyncio.Event) -> None:
-    """Until something is to be sent, all was sent, or the client is known to be at the tail. Raises CURSOR_AHEAD."""
-    while skipping.slicing and not skipping.settled:
-        changed.clear()
-        await changed.wait()
-    try:
-        async with asyncio.timeout(HOLD):
-            while not skipping.settled and skipping.seen < skipping.skip:
-                changed.clear()
-                await changed.wait()
-    except TimeoutError:
-        text = f"the stream has {skipping.seen} frames so far, fewer than the cursor says"
-        raise BackendError(ErrorCode.CURSOR_AHEAD, text, retry_after=1) from None
-
-
 def _names(source: Source) -> dict[str, str]:
     stream_id = source.identity.id
     return {
@@ -263,11 +196,3 @@ def _names(source: Source) -> dict[str, str]:
         "X-Stream-Resumable": "true",
         "X-Stream-State": source.state.wire,
     }
-
-
-def _on_drain(reader: Reader, source: Source) -> Callable[[], None]:
-    def drained() -> None:
-        reader.flush()
-        source.relieve()
-
-    return drained

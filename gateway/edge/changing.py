@@ -46,11 +46,13 @@ class Changing:
         it starts, so none slips by a kill."""
         services = self._services
         self._set_mode(state.mode or services.config.streams.mode)
-        level = logging.DEBUG if state.debug else self._level
-        if logging.getLogger("headgate").level != level:
-            logging.getLogger("headgate").setLevel(level)
+        self._log_from(logging.DEBUG if state.debug else self._level)
         kill(services.hub, services.limiter.tickets, state.killed)
         self._close_breakers(state.resets)
+
+    def _log_from(self, level: int) -> None:
+        if logging.getLogger("headgate").level != level:
+            logging.getLogger("headgate").setLevel(level)
 
     def _close_breakers(self, resets: Mapping[str, int]) -> None:
         for backend, version in resets.items():
@@ -104,7 +106,8 @@ class Changing:
                 await transport.close()
 
     async def close(self) -> None:
-        """Close what is still leaving."""
+        """Close what is still leaving. The log's level is the process's, and is as it was."""
+        self._log_from(self._level)
         tasks = list(self._leaving)
         for task in tasks:
             task.cancel()

@@ -19,7 +19,7 @@ from gateway.edge.guards import check_target, cors_headers, read_body
 from gateway.edge.output import ClientOutput, StreamHead, begun
 from gateway.edge.passed import beside, passed_on
 from gateway.edge.refusals import SAFE, refusal_response
-from gateway.edge.responses_api import continued
+from gateway.edge.response_turns import continued
 from gateway.edge.returning import Held, Returns
 from gateway.edge.services import Services, request_id
 from gateway.edge.surviving import will_of
@@ -29,7 +29,7 @@ from gateway.streams.producer import Producer
 from gateway.streams.reader import Reader
 from gateway.streams.sources import Source
 from gateway.streams.stream import State
-from gateway.streams.view import about_of, make_view
+from gateway.streams.views import about_of, make_view
 
 
 class Chat:
@@ -99,7 +99,7 @@ class Chat:
             plan = replace(plan, will=will_of(services, request.headers, protocol, admitted.asked, identity, plan))
         producer = services.hub.open(identity, plan, admitted.transport, services.loop.time())
         if identity.survives:
-            services.sharing.ahead(producer)
+            services.sharing.ahead(producer, services.pacer)
         services.registry.opened(producer.stream.entry())
         services.metrics.started(identity)
         return producer
@@ -130,7 +130,7 @@ class Chat:
                 return head
             services.outputs.add(output)
             output.open(request)
-            view = reader.view = producer.open_view(protocol)
+            view = reader.view = producer.open_view(protocol, view, admitted.about)
             opening = view.start()
             if opening:  # an empty chunk would end the body
                 output.write(opening)
@@ -139,6 +139,7 @@ class Chat:
             return head
         finally:
             services.outputs.discard(output)
+            output.leave()
             producer.detach(reader, "the client did not read" if output.stuck else "the client disconnected")
 
     @staticmethod

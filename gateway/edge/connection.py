@@ -84,6 +84,11 @@ class Connection(web.RequestHandler):
         else:
             self._heads(self._request_count - before, len(data))
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing while nothing is held back: aiohttp would parse again, and ask the loop, at every body it reads."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
     def _part(self, size: int) -> None:
         """Bytes came that complete no head."""
         if self._body is not None:

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import caller_of
-from gateway.edge.attach import gone_answer, unknown_stream
 from gateway.edge.durable_streams import DurableReads, Log
+from gateway.edge.gone import gone_answer, unknown_stream
 from gateway.edge.guards import cors_headers
 from gateway.edge.services import Services
 from gateway.edge.wanted import kind_of, protocol_for
@@ -26,7 +26,7 @@ from gateway.streams.reader import Reader
 from gateway.streams.sources import Source
 from gateway.streams.stream import ID_PATTERN
 from gateway.streams.tape import Tape
-from gateway.streams.view import make_view
+from gateway.streams.views import make_view
 
 PIECE = 64 * 1024  # bytes of one answer, about
 PATH = "/v1/stream/{id}"

@@ -9,15 +9,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
 
+from backends.http1 import chunk
 from config.schema import Streams
 
+_HEAD = "HTTP/1.1 200 OK\r\n%sTransfer-Encoding: chunked\r\nDate: %s\r\nServer: headgate\r\n\r\n"
 _HIGH_WATER = 64 * 1024  # bytes in the transport's buffer before a client counts as slow
+_LOOK = 1.0  # seconds between two looks at a client, at most: a keepalive may come so much early
 
 
 class StreamHead(web.StreamResponse):
-    """A response whose body somebody else writes."""
+    """A response whose body somebody else writes. The usual head of one, that of chunks on a connection which is kept,
+    is written here too: aiohttp takes four times as long to come to the same bytes."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head, once."""
+        transport, headers = request.transport, self.headers
+        usual = request.version == HttpVersion11 and request.keep_alive and self._keep_alive is None
+        if self.prepared or not usual or transport is None or transport.is_closing() or self.status != 200:
+            return await super().prepare(request)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if not lines.count("\r") == lines.count("\n") == len(headers) or "\0" in lines or request.method == "HEAD":
+            return await super().prepare(request)  # which refuses what a header may not hold
+        self._keep_alive, self._payload_writer = True, request.writer
+        head = (_HEAD % (lines, rfc822_formatted_time())).encode()
+        transport.write(head)
+        request.writer.output_size += len(head)  # an answer has begun: there cannot be another
+        return request.writer
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to send when aiohttp comes to finish the response."""
@@ -47,6 +68,7 @@ class ClientOutput:
         "_stuck_since",
         "_transport",
         "blocked",
+        "look_at",
         "on_drain",
         "stuck",
         "wire",
@@ -54,6 +76,7 @@ class ClientOutput:
 
     def __init__(self, keepalive: bytes, limits: Streams) -> None:
         self.blocked = True
+        self.look_at = 0.0
         self.on_drain: Callable[[], None] = _nothing
         self.stuck = False  # given up: the peer did not read within the write deadline
         self._keepalive = keepalive
@@ -86,15 +109,19 @@ class ClientOutput:
         transport, protocol = self._transport, self._protocol
         if transport is None or protocol is None or transport.is_closing():
             return
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        transport.write(chunk(data) if self._chunked else data)
         self.wrote()
 
-    def wrote(self) -> None:
-        """Chunks went out by the wire."""
-        self._idle_since = 0.0
+    def wrote(self, at: float = 0.0) -> None:
+        """Chunks went out by the wire, the last one at this time, where that is known."""
+        self._idle_since = at
         if self._protocol is not None and self._protocol.writing_paused and not self.blocked:
             self.blocked = True
             self._wait()
+
+    def leave(self) -> None:
+        """The reader is gone: nobody is told any more."""
+        self.on_drain = _nothing
 
     def _wait(self) -> None:
         loop = asyncio.get_running_loop()
@@ -127,14 +154,26 @@ class ClientOutput:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
+        rest = min(_LOOK, self._limits.keepalive / 8, self._limits.write_timeout / 8)
+        self.look_at = now + rest
         if self._stuck_since is not None:
-            if now - self._stuck_since > self._limits.write_timeout:
+            due = self._stuck_since + self._limits.write_timeout
+            self.look_at = min(self.look_at, due)
+            if now > due:
                 self.stuck = True
                 transport.abort()
+        elif self._protocol is not None and self._protocol.writing_paused:
+            self.wrote(self._idle_since)  # what wrote by the wire tells of it late
         elif self._idle_since == 0.0:
-            self._idle_since = now  # something was written since the last sweep
-        elif self._keepalive and now - self._idle_since >= self._limits.keepalive:
-            self.write(b"%b" % self._keepalive)
+            self._idle_since = now - rest  # something was written since the last look
+        elif self._keepalive:
+            self._keep_alive(now)
+
+    def _keep_alive(self, now: float) -> None:
+        if now - self._idle_since >= self._limits.keepalive:
+            self.write(self._keepalive)
+            self._idle_since = now
+        self.look_at = min(self.look_at, self._idle_since + self._limits.keepalive)
 
 
 def _nothing() -> None:

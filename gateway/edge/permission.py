@@ -24,12 +24,18 @@ from gateway.streams.stream import Identity
 
 def attribute(headers: Mapping[str, str], name: str, said: str) -> str:
     """A user, workspace or conversation: the header's word before the body's; printable, at most 200 characters."""
-    return "".join(c for c in (headers.get(name) or said)[:200] if c.isprintable())
+    text = (headers.get(name) or said)[:200]
+    return text if text.isprintable() else "".join(c for c in text if c.isprintable())
 
 
-def user_of(headers: Mapping[str, str], asked: Asked) -> str:
-    """The user a request names."""
-    return attribute(headers, "X-User-Id", asked.user_id or asked.request.user)
+def attributed(headers: Mapping[str, str], asked: Asked) -> Asked:
+    """The request with the user, workspace and conversation it names, whichever way it does."""
+    user = attribute(headers, "X-User-Id", asked.user_id or asked.request.user)
+    workspace = attribute(headers, "X-Workspace-Id", asked.workspace_id)
+    conversation = attribute(headers, "X-Conversation-Id", asked.conversation_id)
+    if (user, workspace, conversation) == (asked.user_id, asked.workspace_id, asked.conversation_id):
+        return asked
+    return replace(asked, user_id=user, workspace_id=workspace, conversation_id=conversation)
 
 
 def check_open(services: Services, caller: Caller) -> None:
@@ -65,10 +71,9 @@ def chars_of(request: ChatRequest) -> int:
     return sum(len(message.text()) for message in request.messages)
 
 
-def permit(
-    services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller, choice: Choice
-) -> tuple[Asked, Passed]:
-    """The request as operators let it pass: perhaps for the whole answer instead of a stream. Raises BackendError."""
+def permit(services: Services, asked: Asked, caller: Caller, choice: Choice) -> tuple[Asked, Passed]:
+    """The request (`attributed`) as operators let it pass: perhaps for the whole answer instead of a stream. Raises
+    BackendError."""
     control = services.control
     subject = Subject(
         backends=(choice.backend,),
@@ -76,7 +81,7 @@ def permit(
         route=choice.route.model,
         key=caller.key_id,
         owner=caller.owner,
-        user=user_of(headers, asked),
+        user=asked.user_id,
     )
     high = caller.priority == "high"
     passed = check(control.state, subject, stream=asked.stream, background=asked.background, high=high, now=control.now)
@@ -103,12 +108,10 @@ async def take(
     await services.limiter.admit(key, wanted, route=choice.route.model, rolled=rolled)
 
 
-def recheck(
-    services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller, choice: Choice, identity: Identity
-) -> None:
+def recheck(services: Services, asked: Asked, caller: Caller, choice: Choice, identity: Identity) -> None:
     """Ask operators' settings again, after waiting. Raises BackendError, and gives back what was taken."""
     try:
-        permit(services, headers, asked, caller, choice)
+        permit(services, asked, caller, choice)
     except BackendError:
         services.limiter.release(stream_key(identity.id, identity.owner), 0)
         raise

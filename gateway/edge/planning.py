@@ -12,8 +12,7 @@ from backends.contract.request import ChatRequest, Message
 from config.schema import OnDisconnect, Route
 from gateway.access.keys import Caller
 from gateway.access.limits import estimate
-from gateway.control.gate import paused_backends
-from gateway.edge.permission import attribute, chars_of, user_of
+from gateway.edge.permission import chars_of, in_service
 from gateway.edge.services import Services
 from gateway.protocols.base import Asked, ClientProtocol
 from gateway.routing.beginning import begin
@@ -25,7 +24,7 @@ from gateway.routing.resuming import Wanted
 from gateway.routing.rewriting import rewritten
 from gateway.routing.router import Asking, Choice, Decision
 from gateway.streams.answers import key_of
-from gateway.streams.producer import Plan
+from gateway.streams.plan import Plan
 
 _PRIORITY = {"high": 1, "normal": 0, "low": -1}
 
@@ -39,7 +38,8 @@ class Planned(Struct, frozen=True):
 
 
 def decide(services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller) -> Decision:
-    """The route and its candidates, those aside that operators have paused. Raises BackendError."""
+    """The route of a request (`attributed`) and its candidates, those aside that operators have paused. Raises
+    BackendError."""
     request = asked.request
     decision = services.router.decide(
         Asking(
@@ -47,18 +47,16 @@ def decide(services: Services, headers: Mapping[str, str], asked: Asked, caller:
             backend=asked.backend,
             key=caller.key_id,
             owner=caller.owner,
-            user=user_of(headers, asked),
-            workspace=attribute(headers, "X-Workspace-Id", asked.workspace_id),
-            conversation=attribute(headers, "X-Conversation-Id", asked.conversation_id),
+            user=asked.user_id,
+            workspace=asked.workspace_id,
+            conversation=asked.conversation_id,
             headers=headers,
             prompt=_beginning(request),
             chars=chars_of(request),
             max_tokens=request.max_tokens,
         )
     )
-    paused = paused_backends(services.control.state, services.control.now)
-    left = tuple(c for c in decision.candidates if c.backend not in paused) if paused else ()
-    return replace(decision, candidates=left) if left else decision
+    return in_service(services, decision)
 
 
 def first_choice(decision: Decision) -> Choice:

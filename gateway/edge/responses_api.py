@@ -1,5 +1,5 @@
-"""Responses as resources: retrieve, attach again, cancel, delete (OpenAI's Responses API). An owner sees and ends only
-its own.
+"""Responses as resources: retrieve, attach again, cancel, delete (OpenAI's Responses API), and what was asked. An
+owner sees and ends only its own.
 
 Law: an answer is told from the stream's transcript or not at all: one whose transcript is gone is never shown as
 complete and empty. Unknown and foreign ids answer the same 404. Only what runs in the background can be cancelled here,
@@ -13,22 +13,19 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
-from backends.contract.fit import STORED
-from backends.contract.request import Message
 from gateway.edge.admission import caller_of
 from gateway.edge.attach import Attach
 from gateway.edge.health_handlers import answer
 from gateway.edge.services import Services
 from gateway.protocols import openai_responses_object as words
-from gateway.protocols.base import About, Answer, Asked
+from gateway.protocols.base import About, Answer
 from gateway.protocols.openai_responses_gatherer import ResponsesGatherer
-from gateway.protocols.openai_responses_items import DIALECT, Turns
-from gateway.protocols.parsing import Fields
+from gateway.protocols.openai_responses_inputs import Item, identified, listing, read_page
+from gateway.protocols.openai_responses_items import DIALECT
 from gateway.registry.base import Entry
-from gateway.streams.archive import Gone, Recording
+from gateway.streams.archive import Gone
 from gateway.streams.sofar import answer_of
 from gateway.streams.sources import Source
 from gateway.streams.stream import ID_PATTERN, Receipt, State
@@ -37,6 +34,12 @@ _PROTOCOL = "openai_responses"
 _STOPPED = frozenset({State.CANCELLED.wire, State.CLIENT_GONE.wire})
 _RUNNING = {State.WAITING.wire: "queued", State.STREAMING.wire: "in_progress"}
 _CANCELLABLE = _STOPPED | _RUNNING.keys()
+_NO_INPUT = (
+    "the input of this response is not kept here (`store: false`, or it has expired, or it went on from what this "
+    "gateway does not know)"
+)
+
+_items = msgspec.json.Decoder(list[Item]).decode
 
 
 def response_routes(services: Services, prefix: str) -> list[web.RouteDef]:
@@ -46,6 +49,7 @@ def response_routes(services: Services, prefix: str) -> list[web.RouteDef]:
     return [
         web.get(path, api.show, allow_head=False),
         web.delete(path, api.delete),
+        web.get(f"{path}/input_items", api.inputs, allow_head=False),
         web.post(f"{path}/cancel", api.cancel),
     ]
 
@@ -65,6 +69,17 @@ class ResponsesApi:
         if request.query.get("stream", "").lower() == "true":
             return await self._attach.stream(request, stream_id, owner, protocol=_PROTOCOL)
         return answer(await self._object(stream_id, owner, given))
+
+    async def inputs(self, request: web.Request) -> web.Response:
+        """What the model was given: the request's own items, and before them every turn it went on from."""
+        owner = caller_of(self._services, request).owner
+        page = read_page(request.query)
+        stream_id = await self._stream_of(request.match_info["id"], owner)
+        source = await self._services.sources.find(stream_id, owner)
+        items = [] if source is None or isinstance(source, Gone) else inputs_of(source)
+        if not items:
+            raise BackendError(ErrorCode.NOT_FOUND, _NO_INPUT)
+        return answer(listing(items, page))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Stop one that runs in the background, wherever it runs. Idempotent: a cancelled one is shown again; any other
@@ -126,14 +141,14 @@ class ResponsesApi:
 
     def _by_answer(self, given: str, owner: str) -> str | None:
         """Where a backend's own frames are passed on, so is its id of the answer."""
-        found = self._services.sources.matching(owner, _named(given))
+        found = self._services.sources.matching(owner, named(given))
         return found.identity.id if found and not _unkept(found) else None
 
     async def _object(self, stream_id: str, owner: str, given: str) -> dict[str, Any]:
         """The Response as it is now, under the id the client knows. Raises NOT_FOUND when its content is gone."""
         source = await self._services.sources.find(stream_id, owner)
         if source is not None and not isinstance(source, Gone) and source.transcript.base == 0:
-            return {**_of_source(source), "id": given}
+            return {**of_source(source), "id": given}
         found = await self._services.registry.find(stream_id, owner)
         if found is None:
             raise _unknown()
@@ -147,71 +162,29 @@ def _unkept(source: Source) -> bool:
     return source.state.terminal and source.about.echo.get("store") is False
 
 
-def _named(given: str) -> Callable[[Source], bool]:
+def named(given: str) -> Callable[[Source], bool]:
     """Whether a stream's backend gave its answer this id."""
     said = msgspec.json.encode(given)
 
     def tells(source: Source) -> bool:
-        blocks = source.transcript.blocks
-        return source.driver.dialect == DIALECT and bool(blocks) and said in blocks[0]
+        first = source.transcript.since(source.transcript.base, 1)
+        return source.driver.dialect == DIALECT and bool(first) and said in first[0]
 
     return tells
 
 
-async def continued(services: Services, asked: Asked, owner: str) -> Asked:
-    """A request as those it may be put to need it: where it goes on from a response of ours, backends with this API are
-    told the id their like gave that one (clients of the background know ours alone), and others all its turns."""
-    if asked.request.dialect != DIALECT:
-        return asked
-    given = asked.body.get("previous_response_id")
-    given = given if isinstance(given, str) else ""
-    source = await _earlier(services, given, owner) if given else None
-    if source is not None:
-        asked = _told_again(asked, source)
-        if source.driver.dialect == DIALECT and source.identity.id in words.stream_ids(given):
-            asked = replace(asked, body={**asked.body, "previous_response_id": _gathered(source)["id"]})
-    return replace(asked, turns=_turns(asked))
+def inputs_of(source: Source) -> list[Item]:
+    """What a response was asked with, every turn before it included; empty where that is not kept."""
+    return identified(_items(source.turns), words.suffix(source.about)) if source.turns else []
 
 
-async def _earlier(services: Services, given: str, owner: str) -> Source | None:
-    """The stream of a response id; only this node knows what its backends call theirs."""
-    for stream_id in words.stream_ids(given):
-        source = await services.sources.find(stream_id, owner)
-        if source is not None and not isinstance(source, Gone):
-            break
-    else:
-        source = services.sources.matching(owner, _named(given))
-    return None if source is None or await services.sources.forgotten(source.identity.id, owner) else source
-
-
-def _told_again(asked: Asked, source: Source) -> Asked:
-    """The request with all that was said before it, read as if its client had sent it; as it is where that is not known
-    here."""
-    if not isinstance(source, Recording) or not source.turns:
-        return asked
-    request = asked.request
-    own = 1 if asked.body.get("instructions") else 0  # those of earlier requests do not count
-    said = Turns().read(Fields({"input": _of_source(source)["output"]}))
-    messages = (*request.messages[:own], *source.turns, *said, *request.messages[own:])
-    extra = {name: value for name, value in request.extra.items() if name != "previous_response_id"}
-    return replace(asked, request=replace(request, messages=messages, extra=extra))
-
-
-def _turns(asked: Asked) -> tuple[Message, ...]:
-    """What a later request may go on from; nothing where the client does not want it stored, or not all is known."""
-    request = asked.request
-    if asked.body.get("store") is False or STORED & request.extra.keys():
-        return ()
-    return request.messages[1 if asked.body.get("instructions") else 0 :]
-
-
-def _of_source(source: Source) -> dict[str, Any]:
+def of_source(source: Source) -> dict[str, Any]:
     """A Response from a transcript: a complete one as its backend said it, where one attempt said it all in this API;
     any other as its events make it."""
     about, ending = source.about, source.ending()
     single = len(source.transcript.segments) == 1
     if source.state is State.COMPLETED and source.driver.dialect == DIALECT and single:
-        return _gathered(source)
+        return gathered(source)
     said = answer_of(source.transcript) or Answer()
     running = _RUNNING.get(source.state.wire)
     if running:
@@ -222,7 +195,7 @@ def _of_source(source: Source) -> dict[str, Any]:
     return words.final(about, ending, words.output_of(about, said, words.status_of(ending)))
 
 
-def _gathered(source: Source) -> dict[str, Any]:
+def gathered(source: Source) -> dict[str, Any]:
     gatherer = ResponsesGatherer()
     for block in source.transcript.blocks:
         gatherer.feed(block)

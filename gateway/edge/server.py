@@ -23,7 +23,7 @@ from gateway.edge.durable_views import durable_routes
 from gateway.edge.embeddings import routes as embedding_routes
 from gateway.edge.families import NATIVE, family_of, prefix_of
 from gateway.edge.google_api import routes as google_routes
-from gateway.edge.guards import check_target, cors_headers, expecting, preflight
+from gateway.edge.guards import check_page, check_target, cors_headers, expecting, preflight
 from gateway.edge.health_handlers import answer
 from gateway.edge.health_handlers import routes as health_routes
 from gateway.edge.models_api import routes as model_routes
@@ -46,18 +46,20 @@ _NOTHING: Mapping[str, str] = {}
 class PublicRunner(web.AppRunner):
     """An AppRunner whose server asks a table first and the application for everything else."""
 
-    __slots__ = ("_limits", "_refuse", "_table")
+    __slots__ = ("_limits", "_refuse", "_screen", "_table")
 
     def __init__(
         self,
         app: web.Application,
         table: Mapping[tuple[str, str], _Post],
+        screen: Callable[[web.BaseRequest], None],
         refuse: Refuse,
         limits: Server,
         **kwargs: object,
     ) -> None:
         super().__init__(app, **kwargs)  # type: ignore[arg-type]  # passed on as they are
         self._table = table
+        self._screen = screen
         self._refuse = refuse
         self._limits = limits
 
@@ -66,6 +68,10 @@ class PublicRunner(web.AppRunner):
         table, ordinary = self._table, server.request_handler
 
         def dispatch(request: web.Request) -> Awaitable[web.StreamResponse]:
+            try:
+                self._screen(request)
+            except BackendError as error:
+                return _last(self._refuse(request, error))
             if "Expect" in request.headers:
                 return expecting(request, ordinary, self._refuse, self._limits.max_body)
             handler = table.get((request.method, request.raw_path))
@@ -84,6 +90,12 @@ class PublicRunner(web.AppRunner):
             self.server.closing = True
 
 
+async def _last(answer: web.Response) -> web.StreamResponse:
+    """An answer to a request whose body nobody reads."""
+    answer.force_close()
+    return answer
+
+
 def public_runner(services: Services, health: Health, models: ModelList) -> PublicRunner:
     """The listener, ready for `setup`."""
     config = services.config.server
@@ -100,6 +112,7 @@ def public_runner(services: Services, health: Health, models: ModelList) -> Publ
     return PublicRunner(
         app,
         _table(services, chat),
+        partial(_screen, services),
         partial(_refused, services),
         config,
         handle_signals=False,
@@ -153,6 +166,7 @@ def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
         at = prefix_of(services.config.server.prefixes, NATIVE) + "/api/v1"
 
         async def event_source(request: web.Request) -> web.StreamResponse:
+            _screen(services, request, starts=True)
             return await chat.get(request, native, onboarding=request.path.endswith("/onboarding-stream"))
 
         async def conversation(request: web.Request) -> web.StreamResponse:
@@ -165,6 +179,12 @@ def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
             web.post(at + "/conversations/{id}/stream", conversation),
         ]
     return found
+
+
+def _screen(services: Services, request: web.BaseRequest, *, starts: bool = False) -> None:
+    """Raises FORBIDDEN for what a page may not ask. A page has no key: where one is asked for, nothing is looked at."""
+    if services.keyring.empty:
+        check_page(request, services.config.server, starts=starts)
 
 
 def _translate(services: Services) -> Middleware:

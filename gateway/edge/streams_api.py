@@ -11,7 +11,8 @@ import msgspec
 from aiohttp import web
 
 from gateway.edge.admission import caller_of
-from gateway.edge.attach import Attach, unknown_stream
+from gateway.edge.attach import Attach
+from gateway.edge.gone import unknown_stream
 from gateway.edge.health_handlers import answer
 from gateway.edge.services import Services
 from gateway.edge.shown import listed, shown

@@ -26,7 +26,8 @@ from gateway.routing.resuming import Wanted
 from gateway.routing.router import Asking, Decision
 from gateway.streams.legacy import Will, will_words
 from gateway.streams.names import stream_key
-from gateway.streams.producer import Plan, Producer
+from gateway.streams.plan import Plan
+from gateway.streams.producer import Producer
 from gateway.streams.sofar import answer_of
 from gateway.streams.stream import Identity, State
 
@@ -70,7 +71,7 @@ def will_of(
         include_usage=plan.include_usage,
         prompt_chars=plan.prompt_chars,
         partial=plan.partial,
-        turns=plan.turns,
+        items=plan.turns,
         held=services.limiter.held(stream_key(who.id, who.owner)),
     )
     return will_words(will)
@@ -96,7 +97,7 @@ class Surviving:
                 course.close()
             return False
         services.limiter.inherited(stream_key(who.id, who.owner), will.held, will.route)
-        services.sharing.inherited(producer, legacy)
+        services.sharing.inherited(producer, services.pacer, legacy)
         services.registry.opened(producer.stream.entry())
         services.metrics.started(who)
         finish = (answer_of(producer.transcript) or Answer()).finish
@@ -146,7 +147,7 @@ class Surviving:
             will.include_usage,
             course,
             partial=will.partial,
-            turns=will.turns,
+            turns=will.items,
             will=will_words(will),
         )
         age = max(0, services.now_ms() - who.started_ms) / 1000

@@ -15,7 +15,7 @@ _QUIET = frozenset({"completed", "cancelled", "client_gone"})
 
 
 class Writer(Protocol):
-    """What is needed of a structlog logger."""
+    """What is needed of a logger (`logging.Lines`, or one of structlog's)."""
 
     def info(self, event: str, **fields: Any) -> Any:
         """Write at level info."""
@@ -73,7 +73,8 @@ def refusal_line(
 
 def plain(text: str) -> str:
     """Printable and at most 200 characters: what a client chose cannot forge a line."""
-    return "".join(c if c.isprintable() else " " for c in text[:_MAX_TEXT])
+    text = text[:_MAX_TEXT]
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 class AccessLog:

@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.observe.naming import MAX_LENGTH, OTHER, Naming, clean
+from gateway.observe.labels import Bounded, Labelled
+from gateway.observe.naming import Naming
 from gateway.observe.sampled import Figure, Sampled
 from gateway.streams.stream import Identity, Receipt, Try
 
@@ -24,7 +25,6 @@ DEGRADED = ("headgate_registry_degraded", "1 while the shared registry is away."
 BREAKER = ("headgate_breaker_state", "Circuit breaker of a backend: 0 closed, 1 half open, 2 open.")
 LAG = ("headgate_event_loop_lag_seconds", "How late the event loop ran lately.")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MAX_VALUES = 200
 _FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120)
 _GAP = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600)
@@ -32,24 +32,6 @@ _DURATION = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 180, 300, 600)
 _BACKEND_STATES = frozenset({"upstream_error", "upstream_truncated", "timed_out"})
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # several workers have none, and names must not depend on that
-
-
-class Bounded:
-    """A label's values: the first `limit` different ones (printable, at most 100 characters), then `other`."""
-
-    def __init__(self, limit: int = MAX_VALUES) -> None:
-        self._limit = limit
-        self._known: dict[str, str] = {}
-
-    def __call__(self, value: str) -> str:
-        value = value[:MAX_LENGTH]
-        known = self._known.get(value)
-        if known is not None:
-            return known
-        if len(self._known) >= self._limit:
-            return OTHER
-        self._known[value] = clean(value)
-        return self._known[value]
 
 
 class NullMetrics:
@@ -122,8 +104,8 @@ class Metrics(NullMetrics):
         return self.breakers()  # given after this was made
 
     def _counters(self) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter("headgate_" + name, text, labels, registry=self.registry)
+        def counter(name: str, text: str, *labels: str) -> Labelled[Counter]:
+            return Labelled(Counter("headgate_" + name, text, labels, registry=self.registry))
 
         self._streams = counter(
             "streams", "Streams that ended, by terminal state.", "state", "backend", "model", "protocol"
@@ -138,7 +120,7 @@ class Metrics(NullMetrics):
         self._changes = counter("control_changes", "Changes of the operators' settings made here.", "action")
         self._reloads = counter("reloads", "Times gateway.yaml was read again: ok, failed.", "outcome")
         for outcome in ("ok", "failed"):
-            self._reloads.labels(outcome)
+            self._reloads.of(outcome)
         self._attempts = counter("attempts", "Attempts at backends, by kind and outcome.", "backend", "kind", "outcome")
         self._instead = counter(
             "degraded", "Answers given in place of whole ones: cached, message, partial.", "kind", "model"
@@ -146,9 +128,9 @@ class Metrics(NullMetrics):
         self._received = counter("upstream_bytes", "Bytes received from backends.", "backend")
 
     def _histograms(self) -> None:
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            name = f"headgate_{name}_seconds"
-            return Histogram(name, text, ("backend", "model"), buckets=buckets, registry=self.registry)
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Labelled[Histogram]:
+            name, labels = f"headgate_{name}_seconds", ("backend", "model")
+            return Labelled(Histogram(name, text, labels, buckets=buckets, registry=self.registry))
 
         self._first = histogram("first_token", "From admission to the first token.", _FIRST_TOKEN)
         self._gap = histogram("inter_token", "Average gap between tokens of a stream, once per stream.", _GAP)
@@ -160,17 +142,17 @@ class Metrics(NullMetrics):
     def finished(self, receipt: Receipt) -> None:
         self._open.pop((receipt.stream_id, receipt.owner), None)
         backend, model = self._backend(receipt.backend), self._named(receipt)
-        self._streams.labels(receipt.state, backend, model, self._protocol(receipt.protocol)).inc()
-        self._received.labels(backend).inc(receipt.bytes_in)
+        self._streams.of(receipt.state, backend, model, self._protocol(receipt.protocol)).inc()
+        self._received.of(backend).inc(receipt.bytes_in)
         if receipt.degraded:
-            self._instead.labels(receipt.degraded, model).inc()
+            self._instead.of(receipt.degraded, model).inc()
         last = receipt.last or Try(receipt.backend, "", "start", receipt.error_code or receipt.state, 0)
         for one in (*receipt.tries, last):
-            self._attempts.labels(self._backend(one.backend), one.kind, self._code(one.outcome)).inc()
+            self._attempts.of(self._backend(one.backend), one.kind, self._code(one.outcome)).inc()
         self._times(receipt, backend, model)
         self._count(receipt, backend, model)
         if receipt.state in _BACKEND_STATES:
-            self._upstream.labels(backend, self._code(receipt.error_code or receipt.state)).inc()
+            self._upstream.of(backend, self._code(receipt.error_code or receipt.state)).inc()
 
     def _named(self, receipt: Receipt) -> str:
         if self.naming is None:
@@ -178,11 +160,11 @@ class Metrics(NullMetrics):
         return self.naming(receipt.model, completed=receipt.state == "completed")
 
     def _times(self, receipt: Receipt, backend: str, model: str) -> None:
-        self._duration.labels(backend, model).observe(receipt.duration_ms / 1000)
+        self._duration.of(backend, model).observe(receipt.duration_ms / 1000)
         if receipt.first_token_ms is not None:
-            self._first.labels(backend, model).observe(receipt.first_token_ms / 1000)
+            self._first.of(backend, model).observe(receipt.first_token_ms / 1000)
         if receipt.average_gap_ms is not None:
-            self._gap.labels(backend, model).observe(receipt.average_gap_ms / 1000)
+            self._gap.of(backend, model).observe(receipt.average_gap_ms / 1000)
 
     def _count(self, receipt: Receipt, backend: str, model: str) -> None:
         for kind, tokens in (
@@ -192,27 +174,27 @@ class Metrics(NullMetrics):
             ("cached", receipt.cached_tokens),
         ):
             if tokens > 0:
-                self._tokens.labels(kind, backend, model).inc(tokens)
+                self._tokens.of(kind, backend, model).inc(tokens)
 
     def refused(self, code: str, limit: str = "") -> None:
-        self._refused.labels(self._code(code)).inc()
+        self._refused.of(self._code(code)).inc()
         if limit:
-            self._limited.labels(self._limit(limit)).inc()
+            self._limited.of(self._limit(limit)).inc()
 
     def changed(self, action: str) -> None:
-        self._changes.labels(action).inc()
+        self._changes.of(action).inc()
 
     def reloaded(self, *, good: bool) -> None:
-        self._reloads.labels("ok" if good else "failed").inc()
+        self._reloads.of("ok" if good else "failed").inc()
 
     def watch(self, figures: Iterable[Figure]) -> None:
         self.registry.register(Sampled(figures))
 
     def upstream_error(self, backend: str, code: str) -> None:
-        self._upstream.labels(self._backend(backend), self._code(code)).inc()
+        self._upstream.of(self._backend(backend), self._code(code)).inc()
 
     def request(self, route: str, status: int) -> None:
-        self._requests.labels(self._route(route), str(status)).inc()
+        self._requests.of(self._route(route), str(status)).inc()
 
     def render(self) -> tuple[bytes, str]:
         return generate_latest(self.registry), CONTENT_TYPE

@@ -14,7 +14,7 @@ from msgspec import Struct, field
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Citation, Event, FinishReason, TextDelta, Usage
-from backends.contract.request import ChatRequest, Message
+from backends.contract.request import ChatRequest
 
 
 class Asked(Struct, frozen=True):
@@ -29,7 +29,7 @@ class Asked(Struct, frozen=True):
     workspace_id: str = ""
     conversation_id: str = ""
     background: bool = False  # OpenAI Responses: the stream goes on when its client leaves
-    turns: tuple[Message, ...] = ()  # OpenAI Responses: what a later request that names this answer goes on from
+    turns: bytes = b""  # OpenAI Responses: what a later request that names this answer goes on from, items in JSON
     echo: dict[str, Any] = {}  # OpenAI Responses: fields of the request that the answer says again
 
 

@@ -1,15 +1,14 @@
 """OpenAI chat completions: `POST /v1/chat/completions` as its official SDKs read it. Pure.
 
-Law: `data: [DONE]` ends a whole answer and nothing else (see `openai_words`). No `id:` lines: they crash openai-python
-on keepalives. Protocol source: the OpenAI API reference, "The chat completion chunk object".
+Law: chunks and their end are those of `openai_choices`. No `id:` lines: they crash openai-python on keepalives.
+Protocol source: the OpenAI API reference, "The chat completion chunk object".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from backends.contract.errors import BackendError
 from backends.contract.events import (
     Citation,
     Event,
@@ -19,61 +18,28 @@ from backends.contract.events import (
     TextDelta,
     ToolCallDelta,
 )
-from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Gatherer, Refusal
+from gateway.protocols.base import About, Answer, Asked, Encoder, Gatherer
 from gateway.protocols.base import ToolCallWhole as Call
 from gateway.protocols.openai_chat_request import read_chat
+from gateway.protocols.openai_choices import ChoiceEncoder, ChoiceProtocol
 from gateway.protocols.openai_gather import ChatGatherer
-from gateway.protocols.openai_words import (
-    DONE,
-    FINISH,
-    KEEPALIVE,
-    Choices,
-    answer_id,
-    common,
-    ended_well,
-    error_frame,
-    refusal,
-    to_json,
-    usage_object,
-    whole_choices,
-)
+from gateway.protocols.openai_words import FINISH, to_json
 
 _ROLE = b'{"role":"assistant","content":""}'
 
 
-class _Chunks(Encoder):
-    """`chat.completion.chunk` frames; what never changes in them is made once."""
-
-    def __init__(self, about: About) -> None:
-        self._choices = Choices()
-        self._own = {
-            "id": answer_id("chatcmpl-", about),
-            "object": "chat.completion.chunk",
-            "created": about.created_ms // 1000,
-            "model": about.model,
-        }
-        self.about = about
-        self._write(self._own)
+class _Chunks(ChoiceEncoder):
+    """`chat.completion.chunk` frames."""
 
     def _write(self, head: dict[str, Any]) -> None:
-        about = self.about
-        self._head = b"data: " + to_json(head)[:-1]
-        usage = b',"usage":null' if about.include_usage else b""  # as OpenAI does when usage was asked for
+        super()._write(head)
         self._before = self._before_of(0)
-        self._after = b',"finish_reason":null}]' + usage + b"}\n\n"
-        self._last = b'{},"finish_reason":%b}]' + usage + b"}\n\n"
+        self._after = b',"finish_reason":null' + self._close
         self._before_text = self._before + b'{"content":"'
         self._after_text = b'"}' + self._after
 
     def _before_of(self, choice: int) -> bytes:
         return self._head + b',"choices":[{"index":%d,"delta":' % choice
-
-    def adopt(self, block: bytes) -> bool:
-        """Clients of the official SDKs fold a stream by the id of its chunks."""
-        theirs = common(block)
-        if theirs:
-            self._write({**self._own, **theirs})
-        return bool(theirs)
 
     def start(self) -> bytes:
         return self._chunk(_ROLE)
@@ -117,18 +83,9 @@ class _Chunks(Encoder):
         self.frames += 1
         return self._before + delta + self._after
 
-    def end(self, ending: Ending) -> bytes:
-        if not ended_well(ending):
-            self.frames += 1
-            return error_frame(ending)
-        last = [self._finish(choice, reason) for choice, reason in self._choices.finished(ending)]
-        usage = self._head + b',"choices":[],"usage":' + to_json(usage_object(ending.usage)) + b"}\n\n"
-        frames = [*last, usage, DONE] if self.about.include_usage else [*last, DONE]
-        self.frames += len(frames)
-        return b"".join(frames)
-
     def _finish(self, choice: int, reason: FinishReason) -> bytes:
-        return self._before_of(choice) + self._last % to_json(FINISH.get(reason, "stop"))
+        said = to_json(FINISH.get(reason, "stop"))
+        return self._before_of(choice) + b'{},"finish_reason":' + said + self._close
 
 
 def _call_delta(event: ToolCallDelta) -> dict[str, Any]:
@@ -171,47 +128,25 @@ def _message(answer: Answer) -> dict[str, Any]:
     return message
 
 
-def _whole_choice(index: int, answer: Answer, finish: str) -> dict[str, Any]:
-    logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
-    return {"index": index, "message": _message(answer), "logprobs": logprobs, "finish_reason": finish}
-
-
-class Protocol(ClientProtocol):
+class Protocol(ChoiceProtocol):
     """OpenAI chat completions."""
 
     name: ClassVar[str] = "openai"
-    family: ClassVar[str] = "openai"
     paths: ClassVar[tuple[str, ...]] = ("/v1/chat/completions",)
     dialect: ClassVar[str] = "openai"
-    content_type: ClassVar[str] = "text/event-stream"
-    framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
-    keepalive: ClassVar[bytes] = KEEPALIVE
-    head_wait: ClassVar[float] = 5.0
-    on_disconnect: ClassVar[str] = "cancel"
+    id_prefix: ClassVar[str] = "chatcmpl-"
+    whole_object: ClassVar[str] = "chat.completion"
+    chunk_object: ClassVar[str] = "chat.completion.chunk"
 
     def parse(self, body: bytes, params: Mapping[str, str]) -> Asked:
         return read_chat(body)
 
     def encoder(self, about: About) -> Encoder:
-        return _Chunks(about)
-
-    def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
-        body = {
-            "id": answer_id("chatcmpl-", about),
-            "object": "chat.completion",
-            "created": about.created_ms // 1000,
-            "model": about.model,
-            "choices": [_whole_choice(*choice) for choice in whole_choices(answer, ending)],
-            "usage": usage_object(ending.usage),
-        }
-        return to_json(body)
+        return _Chunks(about, self._head(about, self.chunk_object))
 
     def gatherer(self) -> Gatherer:
         return ChatGatherer()
 
-    def failure(self, error: BackendError, request_id: str) -> Refusal:
-        return refusal(error)
-
-    def error_frame(self, about: About, ending: Ending, seq: int) -> bytes:
-        """Also closes an answer kept on purpose (timeout, partial): its finish chunk, then `[DONE]`."""
-        return _Chunks(about).end(ending)
+    def _choice(self, index: int, answer: Answer, finish: str) -> dict[str, Any]:
+        logprobs = {"content": answer.logprobs, "refusal": None} if answer.logprobs else None
+        return {"index": index, "message": _message(answer), "logprobs": logprobs, "finish_reason": finish}

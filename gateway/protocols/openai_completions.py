@@ -8,57 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from backends.contract.errors import BackendError
 from backends.contract.events import Event, FinishReason, OtherChoice, TextDelta
-from gateway.protocols.base import About, Answer, Asked, ClientProtocol, Encoder, Ending, Gatherer, Refusal
+from gateway.protocols.base import About, Answer, Asked, Encoder, Gatherer
+from gateway.protocols.openai_choices import ChoiceEncoder, ChoiceProtocol
 from gateway.protocols.openai_completions_request import read_completions
 from gateway.protocols.openai_gather import TextGatherer
-from gateway.protocols.openai_words import (
-    DONE,
-    FINISH,
-    KEEPALIVE,
-    Choices,
-    answer_id,
-    common,
-    ended_well,
-    error_frame,
-    refusal,
-    to_json,
-    usage_object,
-    whole_choices,
-)
+from gateway.protocols.openai_words import FINISH, to_json
 
 
-class _Texts(Encoder):
-    """`text_completion` frames; what never changes in them is made once."""
+class _Texts(ChoiceEncoder):
+    """`text_completion` frames."""
 
-    def __init__(self, about: About) -> None:
-        self._own = {
-            "id": answer_id("cmpl-", about),
-            "object": "text_completion",
-            "created": about.created_ms // 1000,
-            "model": about.model,
-        }
-        self.about = about
-        self._choices = Choices()
+    def __init__(self, about: About, head: dict[str, Any]) -> None:
+        super().__init__(about, head)
         self._said: dict[int, int] = {}  # characters of each choice, as far as log probabilities are told of them
-        self._write(self._own)
 
     def _write(self, head: dict[str, Any]) -> None:
-        self._head = b"data: " + to_json(head)[:-1]
-        usage = b',"usage":null' if self.about.include_usage else b""
+        super()._write(head)
         self._before = self._head + b',"choices":[{"text":'
-        self._form = b',"index":%d,"logprobs":%b,"finish_reason":%b}]' + usage + b"}\n\n"
+        self._form = b',"index":%d,"logprobs":%b,"finish_reason":%b' + self._close
         self._after = self._form % (0, b"null", b"null")
-
-    def adopt(self, block: bytes) -> bool:
-        """As in chat."""
-        theirs = common(block)
-        if theirs:
-            self._write({**self._own, **theirs})
-        return bool(theirs)
 
     def start(self) -> bytes:
         return b""
@@ -91,16 +62,6 @@ class _Texts(Encoder):
         self.frames += 1
         return self._before + text + self._form % (choice, logprobs, b"null")
 
-    def end(self, ending: Ending) -> bytes:
-        if not ended_well(ending):
-            self.frames += 1
-            return error_frame(ending)
-        last = [self._finish(choice, reason) for choice, reason in self._choices.finished(ending)]
-        usage = self._head + b',"choices":[],"usage":' + to_json(usage_object(ending.usage)) + b"}\n\n"
-        frames = [*last, usage, DONE] if self.about.include_usage else [*last, DONE]
-        self.frames += len(frames)
-        return b"".join(frames)
-
     def _finish(self, choice: int, reason: FinishReason) -> bytes:
         word = _word(FINISH.get(reason, "stop"))
         return self._before + b'""' + self._form % (choice, b"null", to_json(word))
@@ -127,47 +88,25 @@ def _word(finish: str) -> str:
     return "stop" if finish == "tool_calls" else finish
 
 
-def _whole_choice(index: int, answer: Answer, finish: str) -> dict[str, Any]:
-    logprobs, _ = lists_of(answer.logprobs, 0)
-    return {"text": answer.text, "index": index, "logprobs": logprobs, "finish_reason": _word(finish)}
-
-
-class Protocol(ClientProtocol):
+class Protocol(ChoiceProtocol):
     """OpenAI completions, the older API."""
 
     name: ClassVar[str] = "openai_completions"
-    family: ClassVar[str] = "openai"
     paths: ClassVar[tuple[str, ...]] = ("/v1/completions",)
     dialect: ClassVar[str] = "openai_completions"
-    content_type: ClassVar[str] = "text/event-stream"
-    framing: ClassVar[Literal["sse", "ndjson"]] = "sse"
-    keepalive: ClassVar[bytes] = KEEPALIVE
-    head_wait: ClassVar[float] = 5.0
-    on_disconnect: ClassVar[str] = "cancel"
+    id_prefix: ClassVar[str] = "cmpl-"
+    whole_object: ClassVar[str] = "text_completion"
+    chunk_object: ClassVar[str] = "text_completion"
 
     def parse(self, body: bytes, params: Mapping[str, str]) -> Asked:
         return read_completions(body, self.dialect)
 
     def encoder(self, about: About) -> Encoder:
-        return _Texts(about)
-
-    def whole(self, about: About, answer: Answer, ending: Ending) -> bytes:
-        body = {
-            "id": answer_id("cmpl-", about),
-            "object": "text_completion",
-            "created": about.created_ms // 1000,
-            "model": about.model,
-            "choices": [_whole_choice(*choice) for choice in whole_choices(answer, ending)],
-            "usage": usage_object(ending.usage),
-        }
-        return to_json(body)
+        return _Texts(about, self._head(about, self.chunk_object))
 
     def gatherer(self) -> Gatherer:
         return TextGatherer()
 
-    def failure(self, error: BackendError, request_id: str) -> Refusal:
-        return refusal(error)
-
-    def error_frame(self, about: About, ending: Ending, seq: int) -> bytes:
-        """Also closes an answer kept on purpose (timeout, partial): its finish chunk, then `[DONE]`."""
-        return _Texts(about).end(ending)
+    def _choice(self, index: int, answer: Answer, finish: str) -> dict[str, Any]:
+        logprobs, _ = lists_of(answer.logprobs, 0)
+        return {"text": answer.text, "index": index, "logprobs": logprobs, "finish_reason": _word(finish)}

@@ -1,4 +1,4 @@
-"""What OpenAI's two completion APIs have in common on their way out: reasons, usage, errors, endings. Pure.
+"""What OpenAI's two completion APIs have in common on their way out: reasons, usage, errors. Pure.
 
 Law: `data: [DONE]` ends a whole answer and nothing else: SDKs take its absence without an error frame for success, so a
 cancelled or broken stream ends in an error frame they raise.
@@ -6,15 +6,14 @@ cancelled or broken stream ends in an error frame they raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from backends.contract.errors import BackendError
-from backends.contract.events import Finish, FinishReason, OtherChoice, Usage
+from backends.contract.events import FinishReason, Usage
 from backends.contract.payload import sse_events
-from gateway.protocols.base import About, Answer, Ending, Refusal
+from gateway.protocols.base import About, Ending, Refusal
 from gateway.protocols.errors import error_of, openai_error, retry_after_header
 
 to_json = msgspec.json.Encoder().encode
@@ -30,34 +29,6 @@ FINISH: dict[FinishReason, str] = {
     "timeout": "length",
 }
 _COMMON = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
-
-
-class Choices:
-    """The choices of a stream beside the first: which there are, and how each finished."""
-
-    def __init__(self) -> None:
-        self._reasons: dict[int, FinishReason | None] = {}
-
-    def note(self, event: OtherChoice) -> bool:
-        """An event of one of them; whether it is the first of its choice."""
-        new = event.choice not in self._reasons
-        self._reasons.setdefault(event.choice, None)
-        if isinstance(event.event, Finish):
-            self._reasons[event.choice] = event.event.reason
-        return new
-
-    def finished(self, ending: Ending) -> list[tuple[int, FinishReason]]:
-        """Every choice of a stream that ended well, with its reason, in order. One that gave no reason of its own
-        ended with the stream."""
-        own = [(choice, self._reasons[choice] or "stop") for choice in sorted(self._reasons)]
-        return [(0, ending.finish), *own]
-
-
-def whole_choices(answer: Answer, ending: Ending) -> Iterator[tuple[int, Answer, str]]:
-    """The choices of a whole answer: number, content, OpenAI's word for how it finished."""
-    yield 0, answer, FINISH.get(ending.finish, "stop")
-    for index, other in answer.others.items():
-        yield index, other, FINISH.get(other.finish or "stop", "stop")
 
 
 def ended_well(ending: Ending) -> bool:

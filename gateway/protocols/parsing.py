@@ -71,11 +71,13 @@ class Fields:
 
     def find(self, *names: str) -> tuple[str, Any]:
         """(path, value) of the first field present; the value is None when there is none."""
+        found, value = names[0], None
         for name in names:
             value = self.data.get(name)
             if value is not None:
-                return self.at(name), value
-        return self.at(names[0]), None
+                found = name
+                break
+        return (f"{self.path}.{found}" if self.path else found), value
 
     def text(self, *names: str) -> str:
         """A string; "" when absent."""

@@ -82,6 +82,8 @@ class Mender:
 def chosen(driver: str, dialect: str, said: Mapping[str, bool]) -> frozenset[str]:
     """The names of the repairs in force: the table's, as changed by what the configuration said."""
     names = DEFAULTS.get((driver, dialect)) or DEFAULTS.get(("*", dialect)) or frozenset()
+    if not said:
+        return names
     on = {name for name, wanted in said.items() if wanted}
     return ((names | on) & FITTING.get(dialect, frozenset())) - (said.keys() - on)
 

@@ -167,7 +167,7 @@ async def test_of_endings_in_the_same_tick_the_first_wins() -> None:
         async def race(name: str, order: tuple[str, ...]) -> None:
             reading = asyncio.create_task(_read(session, name))
             producer = await _first_token(gateway, name)
-            leader = producer._leader
+            leader = producer._succession._leader
             assert leader is not None
             ways = {
                 "cancelled": lambda: gateway.hub.stop(name, "anonymous", "client", "deleted"),

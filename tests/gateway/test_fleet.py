@@ -148,7 +148,6 @@ async def _rest(answer: aiohttp.ClientResponse) -> str:
     return (await answer.content.read()).decode()
 
 
-
 @pytest.mark.parametrize("hurried", [False, True])
 async def test_what_does_not_finish_in_time_is_told_so(redis: RedisServer, hurried: bool) -> None:
     """A node that ends would just go silent, or one stream could keep it from ending."""

@@ -89,6 +89,17 @@ async def test_background_off() -> None:
             assert (off.status, (await off.json())["error"]["code"]) == (404, "background_disabled")
 
 
+async def test_a_gateway_that_closes_leaves_the_log_as_it_was() -> None:
+    """The next gateway of the process would take an operator's debug mode for its own setting."""
+    import logging
+
+    before = logging.getLogger("headgate").level
+    async with running(config_for()) as gateway, operator(gateway) as admin:
+        await admin.set(debug=True)
+        assert logging.getLogger("headgate").level == logging.DEBUG
+    assert logging.getLogger("headgate").level == before
+
+
 async def test_mode_debug_and_running_streams() -> None:
     """A change of pace must not cost a running stream a byte."""
     import logging

@@ -20,7 +20,7 @@ from gateway.app import Gateway
 from gateway.protocols.openai_responses import Protocol
 from gateway.registry.shared_layout import Meta, meta_words, read_meta
 from gateway.streams.stream import Identity
-from gateway.streams.view import about_of
+from gateway.streams.views import about_of
 
 END = b"0\r\n\r\n"
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}

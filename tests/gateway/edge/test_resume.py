@@ -341,7 +341,7 @@ async def test_wrong_cursors() -> None:
 
 async def test_ahead_of_a_running_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cursor of another stream, or of a lost log, would wait for ever; an EventSource would stop for good."""
-    monkeypatch.setattr("gateway.edge.attach.HOLD", 0.2)
+    monkeypatch.setattr("gateway.edge.rereading.HOLD", 0.2)
     script = [head(), token("a"), token("b"), 0.6, token("c"), HOLD]
     async with world(script) as (_, _, session), started(session) as first:
         await first.content.readuntil(b'"tokenCount":2}\n\n')

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from config.schema import Backend, Config, Route, Target
-from gateway.observe.metrics import Bounded, Metrics, NullMetrics
+from gateway.observe.labels import Bounded
+from gateway.observe.metrics import Metrics, NullMetrics
 from gateway.observe.naming import Naming
 from gateway.streams.settle import settle
 from gateway.streams.stream import Identity, Receipt, State, Stream

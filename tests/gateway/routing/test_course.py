@@ -188,6 +188,29 @@ async def test_a_short_retry_after_is_waited_for_and_a_long_one_told() -> None:
         assert (status, headers["Retry-After"], len(ups[0].requests)) == (429, "60", 1)
 
 
+async def test_who_asked_for_a_minute_is_not_asked_again_after_anothers_failure() -> None:
+    """What the last one said would count, not what a backend said itself: before, and after tokens were delivered."""
+    busy = refused(b"429 X", b"Retry-After: 60\r\n")
+    async with scene([busy], [refused(b"500 X"), answer()], attempts=3) as (gateway, ups):
+        assert (await ask(gateway))[1] == "".join(WORDS)
+        assert [len(up.requests) for up in ups] == [1, 2]
+    async with scene([Failing(3).ways["cut"], busy], on_failure="continue", attempts=4) as (gateway, ups):
+        assert (await ask(gateway))[1].startswith("".join(WORDS[:3]))
+        assert len(ups[0].requests) == 2
+
+
+async def test_a_backend_that_only_says_429_is_asked_once_by_each() -> None:
+    """At low traffic the budget's floor lets every stream try three times, each time in vain."""
+    async with scene([refused(b"429 X")], attempts=3) as (gateway, ups):
+        for _ in range(2):
+            assert (await ask(gateway))[0] == 429
+        assert len(ups[0].requests) == 6
+        await asyncio.sleep(1.0)
+        for _ in range(5):
+            assert (await ask(gateway))[0] == 429
+        assert len(ups[0].requests) == 11
+
+
 async def test_who_said_429_is_spared_and_not_cut_off() -> None:
     """Overload is no illness: the breaker would close a busy backend off for half a minute."""
     async with scene([refused(b"429 X", b"Retry-After: 60\r\n")], [answer()]) as (gateway, ups):
