@@ -68,7 +68,6 @@ class Driver(BaseDriver):
         super().__init__(name, backend)
         self.url = self.url.removesuffix("/v1")
         self.options = wire.options(name, backend, Options)
-        self.secrets = wire.secrets_of(backend)
         self._own: tuple[tuple[str, str], ...] = (
             ("x-api-key", backend.api_key.reveal()),
             ("anthropic-version", self.options.version),

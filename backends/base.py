@@ -94,6 +94,12 @@ class Script(Struct, frozen=True):
     steps: Iterator[Play]
 
 
+def secrets_of(backend: Backend) -> tuple[str, ...]:
+    """Everything of this backend that no message may show; longest first, so that none is starred in part."""
+    texts: Iterable[str] = (secret.reveal() for secret in (backend.api_key, *backend.headers.values()))
+    return tuple(sorted((t for t in texts if len(t) >= 6), key=len, reverse=True))
+
+
 class Driver(ABC):
     """One backend of gateway.yaml. Immutable after construction; shared by all its streams."""
 
@@ -113,6 +119,7 @@ class Driver(ABC):
         self.name = name
         self.backend = backend
         self.url = (backend.url or self.default_url).rstrip("/")
+        self.secrets = secrets_of(backend)
 
     @abstractmethod
     def prepare(self, request: ChatRequest) -> HttpRequest:

@@ -19,26 +19,36 @@ DRAIN_SECONDS = 1.0
 DRAIN_BYTES = 64 * 1024
 
 
-class _Drain:
-    """The sink of a finished exchange: forgets what comes, and closes when too much does."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._left = DRAIN_BYTES
+class _Deaf:
+    """The sink of an exchange that has ended: nobody listens, and nobody is held by it."""
 
     def head(self, status: int, headers: Mapping[str, str]) -> None:
         """Nobody listens."""
 
     def data(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self._call.abort()
+        """Nobody listens."""
 
     def eof(self) -> None:
         """Nobody listens."""
 
     def lost(self, error: BackendError) -> None:
         """Nobody listens."""
+
+
+class _Drain(_Deaf):
+    """The sink of a finished exchange: forgets what comes, and closes when too much does."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._left = DRAIN_BYTES
+
+    def data(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            self._call.abort()
+
+
+_DEAF = _Deaf()
 
 
 class Call(Exchange):
@@ -131,8 +141,9 @@ class Call(Exchange):
 
     def completed(self, connection: Connection | None) -> None:
         """The body is complete; `connection` may be kept."""
+        sink = self.sink
         self._end(connection)
-        self.sink.eof()
+        sink.eof()
 
     def dropped(self, *, seen: bool, silent: bool, reused: bool) -> None:
         """The socket closed. `seen`: after the head; `silent`: before any byte of answer."""
@@ -159,11 +170,12 @@ class Call(Exchange):
         self.start(connection)
 
     def _lose(self, error: BackendError) -> None:
+        sink = self.sink
         self._end(None)
-        self.sink.lost(error)
+        sink.lost(error)
 
     def _end(self, kept: Connection | None) -> None:
-        self._ended, self._connection, self._raw = True, None, b""
+        self._ended, self._connection, self._raw, self.sink = True, None, b"", _DEAF
         if self._drain is not None:
             self._drain.cancel()
         self._over(self, kept)

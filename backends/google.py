@@ -86,7 +86,6 @@ class Driver(BaseDriver):
     def __init__(self, name: str, backend: Backend) -> None:
         super().__init__(name, backend)
         wire.options(name, backend, Options)
-        self.secrets = wire.secrets_of(backend)
         self._key = ("x-goog-api-key", backend.api_key.reveal())
 
     def prepare(self, request: ChatRequest) -> HttpRequest:

@@ -68,7 +68,6 @@ class Driver(BaseDriver):
     def __init__(self, name: str, backend: Backend) -> None:
         super().__init__(name, backend)
         self.options = wire.options(name, backend, Options)
-        self.secrets = wire.secrets_of(backend)
         self._siblings = {kind.dialect: kind(name, backend) for kind in self._kinds()}
 
     def _kinds(self) -> tuple[type[Driver], ...]:

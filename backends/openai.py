@@ -81,9 +81,10 @@ class Driver(BaseDriver):
         self.options = wire.options(name, backend, Options)
         said = self.options.done_marker
         self.done_marker = True if said is None and backend.repairs.get("done_marker") is False else said
-        self.secrets = wire.secrets_of(backend)
         home = "max_completion_tokens" if self.url.startswith(_HOME) else "max_tokens"
         self.limit = self.options.max_tokens_field or home
+        own = ("content-type", "application/json"), ("accept", "text/event-stream"), wire.bearer(backend)
+        self._headers = wire.headers_of(backend, *own)
         self._siblings = self.siblings()
 
     def siblings(self) -> dict[str, BaseDriver]:
@@ -149,7 +150,7 @@ class Driver(BaseDriver):
         return wire.named(wire.listing(body, "data"), "id") or self.backend.models
 
     def _post(self, path: str, body: dict[str, Any]) -> HttpRequest:
-        return wire.post(self.backend, self.prefix + path, body, wire.bearer(self.backend), accept="text/event-stream")
+        return HttpRequest("POST", self.prefix + path, self._headers, wire.encode(body))
 
 
 def prefilled(body: dict[str, Any], so_far: str, reasoning: str, history: str) -> dict[str, Any]:

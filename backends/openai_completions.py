@@ -93,7 +93,7 @@ class Completions(Driver):
         return self._post("/completions", streaming({**self._extra, **body}, model))
 
     def decoder(self) -> Decoder:
-        return OpenAIDecoder(wire.secrets_of(self.backend), self._done_marker)
+        return OpenAIDecoder(self.secrets, self._done_marker)
 
     def tap(self) -> Tap:
         return DecoderTap(self.decoder())

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from backends import wire
 from backends.base import Decoder, Driver, HttpRequest, Tap
 from backends.contract.errors import BackendError
 from backends.contract.fit import Feature
@@ -48,7 +47,6 @@ class Responses(Driver):
         self._post = post
         self._fail = fail
         self._extra = extra
-        self._secrets = wire.secrets_of(backend)
 
     def prepare(self, request: ChatRequest) -> HttpRequest:
         return self.forward(responses_body(request), request.model)
@@ -65,7 +63,7 @@ class Responses(Driver):
         return self._post("/responses", whole)
 
     def decoder(self) -> Decoder:
-        return ResponsesDecoder(self._secrets)
+        return ResponsesDecoder(self.secrets)
 
     def tap(self) -> Tap:
         return ResponsesTap(self.decoder())

@@ -31,12 +31,20 @@ class Pool:
         self._closed = False
         self.count = 0  # connections, those being dialled included
 
+    def kept(self) -> Connection | None:
+        """A kept connection, where there is one."""
+        while self._idle and not self._closed:
+            connection = self._idle.pop()[1]
+            if connection.usable:
+                return connection
+        return None
+
     async def take(self, *, fresh: bool) -> Connection:
         """A kept connection, or a new one (always new when `fresh`). Raises BackendError, OVERLOADED when the limit
         holds."""
         deadline = asyncio.get_running_loop().time() + self._wait
         while not self._closed:
-            kept = None if fresh else self._kept()
+            kept = None if fresh else self.kept()
             if kept is not None:
                 return kept
             if not self._limit or self.count < self._limit:
@@ -74,13 +82,6 @@ class Pool:
             connection.close()
         while self._waiters:
             self._wake()
-
-    def _kept(self) -> Connection | None:
-        while self._idle:
-            connection = self._idle.pop()[1]
-            if connection.usable:
-                return connection
-        return None
 
     async def _new(self) -> Connection:
         self.count += 1

@@ -43,6 +43,7 @@ class Renderer:
         for name, value in self._extra.values():
             if not _sendable(name, value):
                 raise ValueError(f"header {name!r} holds a character that a header may not hold")
+        self._last: tuple[object, str] = (None, "")  # the headers of the last request, and their lines
         self._tail = "Accept-Encoding: identity\r\n" + ("" if keepalive else "Connection: close\r\n")
 
     def render(self, request: HttpRequest) -> bytes:
@@ -52,8 +53,17 @@ class Renderer:
             raise BackendError(
                 ErrorCode.INVALID_REQUEST, "the request's path holds a character that a path may not hold"
             )
+        length = (
+            f"Content-Length: {len(request.body)}\r\n" if request.body or request.method not in ("GET", "HEAD") else ""
+        )
+        if request.headers is not self._last[0]:  # most drivers send the very same ones each time
+            self._last = request.headers, self._lines(request.headers)
+        head = f"{request.method} {target} HTTP/1.1\r\n{self._last[1]}{length}{self._tail}\r\n"
+        return head.encode() + request.body
+
+    def _lines(self, own: Iterable[tuple[str, str]]) -> str:
         headers = dict(self._fixed)
-        for name, value in request.headers:
+        for name, value in own:
             low = name.lower()
             if not _sendable(name, value):
                 raise BackendError(
@@ -62,12 +72,7 @@ class Renderer:
             if low not in _OURS and low != "host":
                 headers[low] = (name, value)
         headers.update(self._extra)
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.values()])
-        length = (
-            f"Content-Length: {len(request.body)}\r\n" if request.body or request.method not in ("GET", "HEAD") else ""
-        )
-        head = f"{request.method} {target} HTTP/1.1\r\n{lines}{length}{self._tail}\r\n"
-        return head.encode() + request.body
+        return "".join([f"{name}: {value}\r\n" for name, value in headers.values()])
 
 
 def _sendable(name: str, value: str) -> bool:

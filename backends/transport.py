@@ -74,19 +74,33 @@ class Transport:
         if self._pool is None or self._renderer is None or self._closed:
             state = "is closed" if self._closed else "has no url"
             raise BackendError(ErrorCode.UPSTREAM_FAILED, f"backend {self._driver.name} {state}")
-        pool, raw = self._pool, self._renderer.render(request)
-        call = Call(
+        call = self._call(request, sink, self._pool, self._renderer)
+        call.start(await self._pool.take(fresh=False))
+        self._live.add(call)
+        return call
+
+    def at_once(self, request: HttpRequest, sink: Sink) -> Exchange | None:
+        """As `open`, where a connection is kept and nothing has to be waited for; None: ask `open`."""
+        if self._pool is None or self._renderer is None or self._closed or self._driver.script(request) is not None:
+            return None
+        call = self._call(request, sink, self._pool, self._renderer)
+        connection = self._pool.kept()
+        if connection is None:
+            return None
+        call.start(connection)
+        self._live.add(call)
+        return call
+
+    def _call(self, request: HttpRequest, sink: Sink, pool: Pool, renderer: Renderer) -> Call:
+        return Call(
             self._driver.name,
             request.method,
-            raw,
+            renderer.render(request),
             sink,
             reusable=self._keepalive,
             take=lambda: pool.take(fresh=True),
             over=self._over,
         )
-        call.start(await pool.take(fresh=False))
-        self._live.add(call)
-        return call
 
     async def fetch(
         self,

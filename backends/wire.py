@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,12 +42,6 @@ def headers_of(backend: Backend, *own: tuple[str, str]) -> tuple[tuple[str, str]
 def bearer(backend: Backend) -> tuple[str, str]:
     """The Authorization header of the configured key; an empty value without one."""
     return ("authorization", f"Bearer {backend.api_key.reveal()}" if backend.api_key else "")
-
-
-def secrets_of(backend: Backend) -> tuple[str, ...]:
-    """Everything of this backend that no message may show; longest first, so that none is starred in part."""
-    texts: Iterable[str] = (secret.reveal() for secret in (backend.api_key, *backend.headers.values()))
-    return tuple(sorted((t for t in texts if len(t) >= 6), key=len, reverse=True))
 
 
 def options(name: str, backend: Backend, kind: type[_Options]) -> _Options:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 
 from backends.contract.errors import BackendError, ErrorCode
 
@@ -145,3 +146,7 @@ def _split_cr(block: bytes) -> list[bytes]:
         frames.append(block[start : match.end()])
         start = match.end()
     return frames
+
+
+# A framing's way to split a block into its frames: the same for every stream.
+SPLIT: Mapping[str, Callable[[bytes], list[bytes]]] = {"sse": SseFramer(0).split, "ndjson": NdjsonFramer(0).split}

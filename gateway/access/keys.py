@@ -44,6 +44,7 @@ class Caller(Struct, frozen=True):
     priority: Priority = "normal"
 
 
+_ANYBODY = Caller(owner=ANONYMOUS)
 _SAME = tuple(name for name in Caller.__struct_fields__ if name not in ("owner", "key_id"))  # said by a key as they are
 
 
@@ -53,14 +54,19 @@ class Keyring:
     def __init__(self, keys: Iterable[Key]) -> None:
         self._by_hash = {_hex(key.hash): key for key in keys}
 
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is asked for a key."""
+        return not self._by_hash
+
     def identify(self, headers: Mapping[str, str], query: Mapping[str, str] | None = None) -> Caller:
         """The caller. `headers` may have any case; `query` are the parameters of the address (`query_credential`).
 
         Raises BackendError UNAUTHENTICATED: no credential, two that differ, an unknown or a disabled one. Without any
         keys configured everybody is `anonymous`, whatever they send (SDKs insist on sending something).
         """
-        if not self._by_hash:
-            return Caller(owner=ANONYMOUS)
+        if self.empty:
+            return _ANYBODY
         sent = credential(headers, query_credential(query) if query else None)
         if not sent:
             raise _refused("an API key is required: Authorization: Bearer <key>")

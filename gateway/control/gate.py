@@ -12,6 +12,7 @@ from gateway.access.rollout import chosen
 from gateway.control.flags import ControlState, Pause, Rule, Subject, hits
 
 _AGAIN = 30.0  # seconds, where nobody knows how long it will be
+_NONE: frozenset[str] = frozenset()
 _PERSONAL = frozenset({"key", "owner", "user"})  # kinds of rules about somebody, whom no retry would help
 
 
@@ -56,6 +57,8 @@ def refuse_killed(state: ControlState, subject: Subject, now: float) -> None:
 
 def paused_backends(state: ControlState, now: float) -> frozenset[str]:
     """Backends that take no new streams now, by a pause or a kill."""
+    if not state.killed and not state.paused:
+        return _NONE
     rules: tuple[Rule | Pause, ...] = (*state.killed, *state.paused)
     return frozenset(r.match for r in rules if r.kind == "backend" and not 0 < r.until <= now)
 

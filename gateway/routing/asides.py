@@ -114,6 +114,7 @@ async def _once(upstreams: Upstreams, upstream: Upstream, ask: Callable[[], Awai
         if trial:
             upstreams.unclaim(upstream.name)
     if answer is not None:
+        upstream.refusals.answered()
         breaker.success(upstreams.clock(), trial=trial, whole=whole)
     elif trial:
         breaker.neither()

@@ -6,8 +6,6 @@ decides, the producer acts; nothing here waits.
 
 from __future__ import annotations
 
-from collections import Counter
-
 from msgspec.structs import replace
 
 from backends.contract.errors import BackendError
@@ -15,7 +13,6 @@ from gateway.protocols.base import Answer
 from gateway.routing.legs import Ask, World, beside, build_leg, preferred, without_api
 from gateway.routing.policies import Candidate
 from gateway.routing.resuming import RESTARTED, build_resume_leg
-from gateway.routing.retries import pause
 from gateway.routing.router import Decision
 from gateway.routing.upstream import Upstream
 from gateway.streams.course import Leg
@@ -42,7 +39,7 @@ class Routed:
         choice = len(decision.candidates) > 1 or self.route.on_failure != "fail"
         self._limit = self.route.attempts or (ATTEMPTS if choice else 1)
         self._tried: list[str] = []
-        self._held: Counter[str] = Counter()
+        self._held: list[str] = []  # a backend as often as it is asked
         self._trials: set[str] = set()
         self._known: dict[str, Upstream] = {}  # as it was when a place was taken: a reload may forget it
         self._retrying = self._closed = False
@@ -72,26 +69,18 @@ class Routed:
         return self._api_unknown() or (len(self._tried) < self._limit and bool(self._open()))
 
     def next(self, error: BackendError) -> Leg | None:
-        """Another backend, or the same one again if there is no other and it may be waited for."""
+        """Another backend, or one again if there is no other and it may be waited for."""
         if self._api_unknown() and without_api(error):
             return self._by_main_api(error)
         if not error.code.elsewhere or len(self._tried) >= self._limit:
             return None
-        fresh = [c for c in self._open() if c.backend not in self._tried]
-        wait = 0.0
-        if not fresh:
-            again = self._open()
-            delay = pause(len(self._tried), error.retry_after, self._world.die())
-            if not again or delay is None:
-                return None
-            fresh, wait = again, delay
-        return self._launched(fresh, wait, error)
+        return self._launched(self._ready(), error)
 
     def hedge(self) -> Leg | None:
         """Somebody else beside the first."""
         if len(self._tried) >= max(self._limit, 2):
             return None
-        return self._launched([c for c in self._open() if c.backend not in self._tried], 0.0, None)
+        return self._launched([(c, 0.0) for c in self._open() if c.backend not in self._tried], None)
 
     def resume(self, error: BackendError, answer: Answer) -> Leg | None:
         """Who goes on with a half-finished answer, or begins it anew, as the route says."""
@@ -99,13 +88,10 @@ class Routed:
             return None
         if not error.code.elsewhere and len(self._tried) < 2:  # later ones may be about what we asked
             return None
-        ready = sorted(self._open(), key=lambda c: c.backend in self._tried)
+        found = self._ready()
+        ready, waits = [candidate for candidate, _ in found], {candidate.backend: wait for candidate, wait in found}
         leg = self._restarted(ready) if self.route.on_failure == "restart" else self._continued(ready, answer)
-        if leg is None:
-            return None
-        if leg.backend in self._tried:
-            leg = replace(leg, delay=pause(len(self._tried), error.retry_after, self._world.die()) or 0.0)
-        return self._took(leg)
+        return None if leg is None else self._took(replace(leg, delay=waits[leg.backend]))
 
     def began(self, leg: Leg, seconds: float) -> None:
         """An attempt gave its first token."""
@@ -138,7 +124,7 @@ class Routed:
         if self._closed:
             return
         self._closed = True
-        for backend in list(self._held.elements()):
+        for backend in list(self._held):
             if self._trial_of(backend):
                 self._known[backend].breaker.neither()
             self._left(backend)
@@ -156,6 +142,20 @@ class Routed:
             if upstream is not None and upstream.breaker.allows(now) and not upstream.full:
                 found.append(candidate)
         return preferred(found, self._upstreams)
+
+    def _ready(self) -> list[tuple[Candidate, float]]:
+        """Who may be asked next, and after how many seconds: who was not asked yet, then those it is of use to ask
+        again."""
+        now, die, found = self._upstreams.clock(), self._world.die(), []
+        for candidate in sorted(self._open(), key=lambda c: c.backend in self._tried):
+            own, wait = self._tried.count(candidate.backend), 0.0
+            if own:
+                said = self._upstreams[candidate.backend].refusals.wait(now, len(self._tried), own, die)
+                if said is None:
+                    continue
+                wait = said
+            found.append((candidate, wait))
+        return found
 
     def _api_unknown(self) -> bool:
         """Whether the last attempt used an API beside the main one which nobody has seen this server answer."""
@@ -176,8 +176,8 @@ class Routed:
             return None
         return self._took(leg)
 
-    def _launched(self, candidates: list[Candidate], delay: float, error: BackendError | None) -> Leg | None:
-        for candidate in candidates:
+    def _launched(self, candidates: list[tuple[Candidate, float]], error: BackendError | None) -> Leg | None:
+        for candidate, delay in candidates:
             try:
                 leg, _dropped = build_leg(candidate, self.route, self._ask, self._world)
             except BackendError:
@@ -212,15 +212,15 @@ class Routed:
             leg = replace(leg, transport=self._upstreams.leased(upstream, leg.transport, self._ask.tokens))
         if upstream.breaker.begin():
             self._trials.add(leg.backend)
-        self._held[leg.backend] += 1
+        self._held.append(leg.backend)
         self._tried.append(leg.backend)
         self._last = leg
         return leg
 
     def _left(self, backend: str) -> None:
         self._settled()
-        if self._held[backend] > 0:
-            self._held[backend] -= 1
+        if backend in self._held:
+            self._held.remove(backend)
             self._known[backend].give()
 
     def _trial_of(self, backend: str) -> bool:

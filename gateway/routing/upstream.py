@@ -17,6 +17,7 @@ from config.schema import Backend
 from gateway.routing.breaker import OVERLOADED, Breaker, verdict
 from gateway.routing.places import Places
 from gateway.routing.policies import Seen
+from gateway.routing.retries import Refusals
 
 _MEMORY = 128  # first tokens that are remembered for percentiles
 _ENOUGH = 20  # before that a percentile says nothing
@@ -45,6 +46,7 @@ class Upstream:
         self.breaker = Breaker(backend.breaker)
         self.active = 0
         self.spared = 0.0  # until then others are preferred: it said 429 or Retry-After
+        self.refusals = Refusals()
         self.load: int | None = None  # requests it says it has, from everybody
         self.claim_after = 0.0  # until then no permit for a trial is asked for: another worker has it
         self.apis: dict[str, bool] = {}  # dialect of an API beside its main one -> whether it turned out to have it
@@ -81,12 +83,15 @@ class Upstream:
     def began(self, now: float, seconds: float) -> None:
         """A stream there gave its first token, so long after it was asked."""
         self._firsts.append(seconds)
+        self.refusals.answered()
         old = self._mean
         self._mean, self._measured = (seconds if old is None else old + _WEIGHT * (seconds - old)), now
 
     def failed(self, now: float, error: BackendError, *, trial: bool) -> None:
         """An attempt there failed; `trial`: it was the breaker's."""
         kind = verdict(error)
+        if kind != "nothing":
+            self.refusals.heard(now, error)
         if kind == "failure":
             self.breaker.failure(now, f"{error.code.wire}: {error.message}", trial=trial)
         elif trial:
