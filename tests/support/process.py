@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -12,11 +13,13 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port of 127.0.0.1 nobody listens on at this moment; below those the system hands out by itself, so that no
+    other test's server or client gets it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(11_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> None:

@@ -11,14 +11,9 @@ import tempfile
 import time
 from types import TracebackType
 
+from support.process import free_port
+
 BINARY = shutil.which("redis-server")
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from support.process import wait_until
-from support.redis_server import BINARY, RedisServer, free_port
+from support.process import free_port, wait_until
+from support.redis_server import BINARY, RedisServer
 
 
 class Sentinelled:
