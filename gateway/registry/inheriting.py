@@ -14,6 +14,7 @@ from typing import Literal
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backends.base import Driver
 from gateway.registry.base import Entry
@@ -24,7 +25,7 @@ from gateway.registry.shared_layout import PAGE, SharedLayout, entries_of
 from gateway.registry.shared_stream import SharedStream
 from gateway.streams.legacy import Will, read_will
 from gateway.streams.names import stream_key
-from gateway.streams.stream import Identity, Receipt, State
+from gateway.streams.stream import Identity, Receipt, Stream
 
 log = structlog.get_logger(__name__)
 
@@ -175,20 +176,4 @@ class Heirs:
 
 def _entry_of(who: Identity) -> Entry:
     """A stream as its node would have listed it."""
-    return Entry(
-        stream_id=who.id,
-        state=State.WAITING.wire,
-        model=who.model,
-        backend=who.backend,
-        protocol=who.protocol,
-        owner=who.owner,
-        user_id=who.user_id,
-        workspace_id=who.workspace_id,
-        conversation_id=who.conversation_id,
-        node=who.node,
-        started_at=who.started_ms,
-        resumable=who.resumable,
-        upstream_model=who.upstream_model,
-        key_id=who.key_id,
-        survives=True,
-    )
+    return replace(Stream(who, 0.0).entry(), survives=True)
