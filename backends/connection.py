@@ -30,7 +30,13 @@ def calm(transport: asyncio.BaseTransport | None, calmly: bool) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, not calmly)
 
 
-class Connection(asyncio.Protocol):
+class _Often(asyncio.Protocol):
+    """What a token touches, side by side in memory."""
+
+    __slots__ = ("_intake", "road")
+
+
+class Connection(_Often):
     """`reused` is True from its second exchange on; `usable` while the socket is open and idle."""
 
     __slots__ = (
@@ -40,14 +46,12 @@ class Connection(asyncio.Protocol):
         "_calm",
         "_eof",
         "_gone",
-        "_intake",
         "_limit",
         "_on_gone",
         "_reusable",
         "_seen",
         "_transport",
         "reused",
-        "road",
     )
 
     def __init__(self, on_gone: Callable[[Connection], None], limit: int) -> None:

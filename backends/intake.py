@@ -76,8 +76,9 @@ class Intake:
         if not self._armed:
             self._armed = True
             self._soon(self._turn)
-        self.late.append((connection, data))
-        if len(self.late) >= _MOST:
+        late = self.late
+        late.append((connection, data))
+        if len(late) >= _MOST:
             self.drain()
 
     def _turn(self) -> None:
@@ -90,14 +91,14 @@ class Intake:
         """Deal with all that is kept, in its order for every connection."""
         late, self.late = self.late, []
         now = self._time()
-        out: list[tuple[Road, bytes]] = []
+        out: list[tuple[Wire, bytes]] = []
         for connection, data in late:
             try:
                 road = connection.road
                 if road is not None:
                     said = road.fit(data, now)
                     if said:
-                        out.append((road, said))
+                        out.append((road.wire, said))
                     if said is not None:
                         continue
                 self._write(out)  # the ordinary road may write to the same client
@@ -106,9 +107,8 @@ class Intake:
                 connection.fault(error)
         self._write(out)
 
-    def _write(self, out: list[tuple[Road, bytes]]) -> None:
-        for road, data in out:
-            wire = road.wire
+    def _write(self, out: list[tuple[Wire, bytes]]) -> None:
+        for wire, data in out:
             if not wire.is_closing():
                 wire.write(data)
         self._out += len(out)

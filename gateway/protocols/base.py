@@ -7,7 +7,7 @@ times come from `About`, never from a clock, so the n-th frame of a view is the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from msgspec import Struct, field
@@ -114,6 +114,14 @@ class Encoder(ABC):
     def plain(self, text: str) -> bytes:
         """As `feed([TextDelta(text)])`, byte for byte, for text that needs no escape in JSON: the token path."""
         return self.feed((TextDelta(text),))
+
+    def nth(self) -> Callable[[str, int], bytes] | None:
+        """What `plain` says of the n-th text (from 1) since `said` was last told of some, without noting it: that
+        touches little memory. None: `plain` is to be called for each."""
+        return None
+
+    def said(self, texts: Sequence[str]) -> None:  # noqa: B027 - only for those that have `nth`
+        """These went out as `nth` says them."""
 
     def adopt(self, block: bytes) -> bool:
         """`block` is of an answer the client has read as the backend wrote it: what follows must carry the same ids.

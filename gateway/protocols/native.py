@@ -7,7 +7,8 @@ cancelled on request is `done` with what there was; every other failure is `erro
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from typing import Any, ClassVar, Literal
 
 from backends.contract.errors import BackendError
@@ -39,10 +40,13 @@ class EventEncoder(Encoder):
     """What the SSE and the NDJSON form share: which events there are and when. Subclasses say how one looks. `tokens`:
     the pieces of text so far; reasoning and tool calls are not counted."""
 
+    __slots__ = ("_calls", "_names", "_text", "about", "frames", "tokens")  # side by side: a token touches them
+
     def __init__(self, about: About) -> None:
         self.about = about
+        self.frames = 0
         self.tokens = 0
-        self._text: list[str] = []
+        self._text = StringIO()  # as a list it would keep an object per token
         self._calls: Calls | None = None
         self._names = CallNames()
 
@@ -51,7 +55,7 @@ class EventEncoder(Encoder):
         for event in events:
             if type(event) is TextDelta:
                 self.tokens += 1
-                self._text.append(event.text)
+                self._text.write(event.text)
                 out.append(self._token(event.text))
             else:
                 self._feed_other(event, out)
@@ -81,11 +85,11 @@ class EventEncoder(Encoder):
         if not complete(ending):
             return self._error(ending)
         calls = b"" if ending.finish in ("cancelled", "timeout") else self._open_calls()
-        return calls + self._done(ending, "".join(self._text))
+        return calls + self._done(ending, self._text.getvalue())
 
     def reset(self) -> bytes:
         """`reset`: what was said so far is void; `tokenCount` and the texts begin anew."""
-        self.tokens, self._text, self._calls = 0, [], None
+        self.tokens, self._text, self._calls = 0, StringIO(), None
         self._names = CallNames()
         return self._reset()
 
@@ -149,6 +153,8 @@ def _call_json(call: ToolCallWhole) -> dict[str, Any]:
 class _Sse(EventEncoder):
     """Events with ids. A token costs one JSON encoding of its text and one formatting of a ready template."""
 
+    __slots__ = ("_event_form", "_plain_form", "_token_form")
+
     def __init__(self, about: About) -> None:
         super().__init__(about)
         head = b"id: " + about.stream_id.encode().replace(b"%", b"%%") + b".%d\nevent: "
@@ -159,8 +165,19 @@ class _Sse(EventEncoder):
     def plain(self, text: str) -> bytes:
         self.tokens += 1
         self.frames += 1
-        self._text.append(text)
+        self._text.write(text)
         return self._plain_form % (self.frames, text.encode(), self.tokens)
+
+    def nth(self) -> Callable[[str, int], bytes]:
+        return self._nth
+
+    def _nth(self, text: str, n: int) -> bytes:
+        return self._plain_form % (self.frames + n, text.encode(), self.tokens + n)
+
+    def said(self, texts: Sequence[str]) -> None:
+        self.frames += len(texts)
+        self.tokens += len(texts)
+        self._text.write("".join(texts))
 
     def start(self) -> bytes:
         about = self.about

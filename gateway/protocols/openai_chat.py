@@ -6,7 +6,7 @@ Protocol source: the OpenAI API reference, "The chat completion chunk object".
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from backends.contract.events import (
@@ -47,6 +47,12 @@ class _Chunks(ChoiceEncoder):
     def plain(self, text: str) -> bytes:
         self.frames += 1
         return self._before_text + text.encode() + self._after_text
+
+    def nth(self) -> Callable[[str, int], bytes]:
+        return lambda text, n: self._before_text + text.encode() + self._after_text
+
+    def said(self, texts: Sequence[str]) -> None:
+        self.frames += len(texts)
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """Results of tools that ran at the provider have no place in this protocol and are left out, and so are

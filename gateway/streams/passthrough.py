@@ -25,6 +25,7 @@ _ERROR = re.compile(
     rb'|(?:data: ?)?\{\s*(?:"error"\s*:\s*[{"]|"type"\s*:\s*"(?:error|response\.failed)"))'
 )
 _DONE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]\s*$")  # a comment line may stand before it in the frame
+_MARK = b"\n\ndata: [DONE]\n\n"  # as most servers write it, behind other frames
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
@@ -87,7 +88,11 @@ class Passthrough(View):
         self._began = self._began or block
         if b"error" in block and _ERROR.search(block):
             self._failed = True
-        if b"[DONE]" in block or (self._hide_usage and b'"usage"' in block and _USAGE.search(block)):
+        if (
+            block.endswith(_MARK)
+            or b"[DONE]" in block
+            or (self._hide_usage and b'"usage"' in block and _USAGE.search(block))
+        ):
             return self._filtered(block)
         if self._sse and b"\r" not in block:
             self._frames += block.count(b"\n\n")
@@ -101,7 +106,7 @@ class Passthrough(View):
         self._frames += 1
         return block
 
-    def between(self, head: bytes, tail: bytes) -> Callable[[str], bytes] | None:
+    def between(self, head: bytes, tail: bytes) -> Callable[[str, int], bytes] | None:
         return None if self.exact else super().between(head, tail)
 
     @property
@@ -124,6 +129,11 @@ class Passthrough(View):
         return len(self._split(block)) if b"\r" in block else block.count(b"\n\n")
 
     def _filtered(self, block: bytes) -> bytes:
+        usual = block.endswith(_MARK) and block.find(b"[DONE]") == len(block) - 8 and b"\r" not in block
+        if usual and not (self._hide_usage and b'"usage"' in block):
+            self._mark, said = _MARK[2:], block[: 2 - len(_MARK)]
+            self._frames += said.count(b"\n\n")
+            return said
         kept: list[bytes] = []
         for frame in self._split(block):
             if self._sse and b"[DONE]" in frame and _DONE.search(frame):

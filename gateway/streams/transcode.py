@@ -6,7 +6,7 @@ on at another backend: another decoder then stands before the same encoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from backends.base import Decoder, Driver
 from backends.contract.errors import BackendError, ErrorCode
@@ -47,8 +47,12 @@ class Transcode(View):
     def plain(self, block: bytes, text: str) -> bytes:
         return self._plain(text)
 
-    def between(self, head: bytes, tail: bytes) -> Callable[[str], bytes]:
-        return self._plain
+    def between(self, head: bytes, tail: bytes) -> Callable[[str, int], bytes]:
+        plain = self._plain
+        return self._encoder.nth() or (lambda text, n: plain(text))
+
+    def said(self, texts: Sequence[str]) -> None:
+        self._encoder.said(texts)
 
     def turn(self, segment: Segment, past: Past) -> View:
         """Before anything was rendered: a view of that segment. Later: another decoder before the same encoder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from gateway.streams.alike import Alike
 from gateway.streams.transcript import Segment, Transcript
 from gateway.streams.view import View
 
@@ -59,22 +60,20 @@ class Shown(Transcript):
 
 
 class Blocks(Struct, frozen=True, gc=False):
-    """A few blocks from number `first` on; `whole`: one after the other; `texts`: what they say, where that is text and
-    nothing else, else None."""
+    """A few blocks from number `first` on that say `texts` and nothing else; `whole`: one after the other, each between
+    the same two pieces."""
 
     first: int
-    blocks: list[bytes]
     whole: bytes
-    texts: list[str] | None
+    texts: list[str]
+    around: Alike
 
     def seen_by(self, view: View) -> bytes:
         """As a reader sees them who has seen all before."""
-        if self.texts is None:
-            return view.render(self.whole)
         if view.exact:
-            view.skip(len(self.blocks))
+            view.skip(len(self.texts))
             return self.whole
-        return b"".join(map(view.plain, self.blocks, self.texts))
+        return b"".join(map(view.plain, map(self.around.whole, self.texts), self.texts))
 
 
 class Veil:
@@ -104,5 +103,5 @@ class Veil:
         shown = self.shown
         if shown.limit != new.first or len(shown.segments) != len(self._kept.segments):
             return False
-        shown.limit += len(new.blocks)
+        shown.limit += len(new.texts)
         return True

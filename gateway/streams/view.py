@@ -7,7 +7,7 @@ for every reader. A stream that did not complete never shows its dialect's compl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from backends.base import Driver
 from backends.contract.framing import SPLIT
@@ -40,9 +40,13 @@ class View(ABC):
         """As `render(block)`, for one frame that is known to say this text and nothing else."""
         return self.render(block)
 
-    def between(self, head: bytes, tail: bytes) -> Callable[[str], bytes] | None:
-        """`plain` for every text that stands between these two. None: `exact`."""
-        return lambda text: self.plain(head + text.encode() + tail, text)
+    def between(self, head: bytes, tail: bytes) -> Callable[[str, int], bytes] | None:
+        """`plain` for the n-th text (from 1) since `said` was last told of some, that stands between these two. None:
+        `exact`."""
+        return lambda text, n: self.plain(head + text.encode() + tail, text)
+
+    def said(self, texts: Sequence[str]) -> None:  # noqa: B027 - some know it from `between`
+        """These went out as `between` says them."""
 
     @property
     def exact(self) -> bool:

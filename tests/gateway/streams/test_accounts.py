@@ -41,6 +41,17 @@ def test_a_count_of_the_beginning_is_no_bill() -> None:
     assert spent_with(Spent(), tap, 9, 1, leading=True).usage.completion == 1
 
 
+def test_a_count_without_the_prompt_is_no_count_of_it() -> None:
+    """Breaks when an answer of an Ollama that leaves out `prompt_eval_count` is said to have cost no prompt at all."""
+    tap = Counted()
+    tap.tokens, tap.finish, tap.usage = 5, "stop", Usage(prompt=0, completion=5, reasoning=2)
+    assert usage_of(ended(State.COMPLETED, 5), tap, 41) == (Usage(prompt=11, completion=5, reasoning=2), True)
+    spent = spent_with(Spent(), tap, 9, 41, leading=True)
+    assert (spent.usage.prompt, spent.usage.completion, spent.estimated) == (11, 5, True)
+    assert spent_with(Spent(), tap, 0, 41, leading=True).usage.prompt == 0  # it was not answered at all
+    assert usage_of(ended(State.COMPLETED, 5), tap, 0) == (tap.usage, False)  # nothing was asked
+
+
 def test_characters_are_the_last_resort() -> None:
     """Breaks when an answer whose deltas were not counted is billed as empty."""
     tap = Counted()

@@ -37,6 +37,8 @@ def test_precedence_and_aliases(last: str | None, after: str | None, query: dict
         ("s1.-1", None, {}),
         ("s1.x", None, {}),
         ("1.5", None, {}),
+        (".3", None, {}),
+        (" .3", None, {}),
         ("٣", None, {}),
         (None, "two", {}),
         (None, None, {"after": "-1"}),

@@ -477,3 +477,37 @@ async def test_a_backend_that_is_held_back_is_looked_at() -> None:
     producer.press()
     assert producer.paused
     assert producer.look_at <= scene.pacer.time()
+
+
+async def test_who_looks_at_a_lane_changes_nothing() -> None:
+    """Who resumes would read old tokens again in the place of new ones, once somebody had asked how much is held."""
+    scene = Scene("openai", "immediate", wired=True)
+    await scene.begin()
+    transcript, said = scene.producer.transcript, b""
+    transcript.cap = 600
+    for i in range(150):
+        text = "x\u2028y" if i % 50 == 49 else f"a{i}"  # no lane takes a separator of lines
+        scene.say(text, 0)
+        said += token(text)
+        assert scene.short or i < 2 or i % 50 in (49, 0)
+        if i % 16 == 10:
+            assert scene.producer.bytes_in == len(said)
+        assert said.endswith(b"".join(transcript.blocks))
+    assert transcript.total == len(said)
+    assert scene.client[0].body() == said
+
+
+async def test_the_last_word_has_all_of_them() -> None:
+    """`done` would leave out what the cap had taken before the reader's view was told of it."""
+    scene = Scene("native", "immediate", wired=True)
+    await scene.begin()
+    transcript, texts = scene.producer.transcript, [f"a{i}" for i in range(100)]
+    transcript.cap = 300
+    for text in texts:
+        scene.say(text, 0)
+        assert transcript.size
+    assert scene.short
+    assert transcript.trimmed
+    scene.hear(framed(END) + b"0\r\n\r\n")
+    done = json.loads(scene.client[0].body().rsplit(b"data: ", 1)[1])
+    assert (done["fullText"], done["tokenCount"]) == ("".join(texts), 100)

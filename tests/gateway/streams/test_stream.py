@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from hypothesis import given
@@ -52,3 +53,23 @@ def test_the_first_token_starts_the_stream_and_gaps_are_kept() -> None:
     assert abs(stream.max_gap - 1.0) < 1e-9
     assert stream.entry().first_token_ms == 500.0
     assert stream.entry().token_count == 3
+
+
+def test_a_forked_worker_makes_ids_of_its_own() -> None:
+    """Workers are forked: each would go on with the random bytes of their parent, and two streams have one id."""
+    new_stream_id(1)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, new_stream_id(1).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100).decode() != new_stream_id(1)
+    os.close(reader)
+    os.close(writer)
+
+
+def test_ids_are_not_made_of_the_same_bytes() -> None:
+    """Ids of one batch of random bytes would share some of them."""
+    made = [new_stream_id(5)[13:] for _ in range(1000)]
+    assert len({part[k : k + 8] for part in made for k in (0, 8)}) > 1900

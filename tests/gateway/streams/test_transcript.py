@@ -46,7 +46,8 @@ def test_batches_are_bounded() -> None:
 
 SAYS = st.one_of(
     st.binary(min_size=1, max_size=30).map(lambda block: ("block", block, b"")),
-    st.text(min_size=1, max_size=8).map(lambda text: ("text", text.encode("utf-8", "replace"), b"")),
+    st.text(min_size=1, max_size=8).filter(str.isprintable).map(lambda text: ("text", text.encode(), b"")),
+    st.just(("pack", b"", b"")),
     st.tuples(st.just("alike"), st.binary(max_size=12), st.binary(max_size=12)),
 )
 
@@ -62,6 +63,8 @@ def test_texts_are_the_blocks_they_stand_for(
         if kind == "alike":
             around = first, second
             transcript.alike(first, second)
+        elif kind == "pack":
+            assert transcript.pack() <= cap or transcript.tip == transcript.base + 1
         elif kind == "text":
             transcript.held.append(first.decode())
             told.append(around[0] + first + around[1])
@@ -72,9 +75,15 @@ def test_texts_are_the_blocks_they_stand_for(
     assert transcript.blocks == told[base:]
     assert transcript.size == sum(map(len, told[base:]))
     assert transcript.total == sum(map(len, told))
-    assert transcript.size <= cap or len(transcript.held) == 1 or not told
     if base <= cursor <= transcript.tip:
         assert transcript.since(cursor, most) == told[cursor : cursor + most]
+    first = len(told) - min(most, len(told) - base)
+    said = transcript.said(first, most)
+    spoken = [kind == "text" for kind, _, _ in says if kind in ("text", "block")][first:]
+    assert said is None or all(spoken)
+    assert said is None or [said[0].whole(text) for text in said[1]] == told[first:]
+    assert said is not None or not all(spoken) or not spoken or transcript._alikes[-1].first > first
+    assert transcript.pack() <= cap or transcript.tip <= transcript.base + 1
     successor = Transcript(cap)
     successor.extend(transcript)
     successor.append(b"x")
