@@ -33,14 +33,14 @@ class Admission(Struct, frozen=True):
     limit: int = 0
 
 
-class Quota(Struct, frozen=True):
+class Quota(Struct, frozen=True, gc=False):
     """At most `limit` streams at once in a scope (`key:web`, `owner:acme`, ...)."""
 
     scope: str
     limit: int
 
 
-class Rate(Struct, frozen=True):
+class Rate(Struct, frozen=True, gc=False):
     """At most `per_minute` units a minute in a scope, of which `cost` are wanted now."""
 
     scope: str
@@ -48,7 +48,7 @@ class Rate(Struct, frozen=True):
     cost: int
 
 
-class Taken(Struct, frozen=True):
+class Taken(Struct, frozen=True, gc=False):
     """What came of a `take`. `refused`: the scope that had no room, "" when all was granted; `active` of `limit` are in
     use there (or in the first scope that was asked for); `retry_after` in seconds, for rates. `shared` False: the
     shared store is away, this is one node's word."""
@@ -102,6 +102,18 @@ class Registry(ABC):
     def closed(self, receipt: Receipt, key_id: str) -> None:
         """A stream of this node reached its terminal state. Queued; kept for the replay window."""
 
+    def last_lines(self, write: Callable[[Receipt], object]) -> None:  # noqa: B027 - likewise
+        """Who writes the summary lines of streams that are lost with their node."""
+
+    def logs(self, receipt: Receipt) -> bool:
+        """Whether the summary line of a stream that ended here is the registry's to write, or another node's."""
+        return False
+
+    def holds(self, act: Callable[[], object]) -> bool:
+        """A stream of this node is about to end. True: it is not certain that it still is this node's; `act` is called
+        when it is, or cannot be known."""
+        return False
+
     def moved(self, entry: Entry) -> None:  # noqa: B027 - a registry of one worker has nowhere to move it to
         """Another node goes on with a stream of this one: here it has neither an end nor a receipt."""
 
@@ -154,6 +166,10 @@ class Registry(ABC):
     async def take_key(self, owner: str, key: str, mine: Keyed, instead: Keyed | None = None) -> Keyed | None:
         """Take an owner's Idempotency-Key; what it stands for already, unless that is `instead`; None: it is taken now,
         or there are no other nodes (or none in sight) that might have it."""
+        return None
+
+    async def kept_key(self, owner: str, key: str) -> Keyed | None:
+        """What a key stands for; None: nothing, or nobody can be asked now."""
         return None
 
     def keep_key(self, owner: str, key: str, mine: Keyed, stream_id: str) -> None:  # noqa: B027 - others have none

@@ -14,7 +14,7 @@ from gateway.registry.redis_client import Away
 from gateway.registry.shared_reading import Reading
 from gateway.registry.shared_stream import SharedStream
 from gateway.streams.archive import Gone
-from gateway.streams.names import stream_key
+from gateway.streams.names import split_key, stream_key
 from gateway.streams.sources import Source, Sources
 from gateway.streams.stream import Receipt, State, born_ms
 
@@ -55,7 +55,7 @@ class FleetSources(Sources):
             if stream.failure is not None and stream.failure.code is ErrorCode.REGISTRY_AWAY:
                 raise stream.failure
             if stream.beginning_lost or stream.failure is not None:
-                return Gone(stream.state.wire, "cursor_expired")
+                return Gone(await self._state_of(stream), "cursor_expired")
             if stream.meta is not None:
                 return await self._alive(stream)
             found = await self._registry.find(stream_id, owner)
@@ -68,6 +68,17 @@ class FleetSources(Sources):
                 text = "this stream runs on another node, which has not shared it yet"
                 raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=1)
             await asyncio.sleep(_AGAIN)
+
+    async def _state_of(self, stream: SharedStream) -> str:
+        """That of a stream whose copy cannot be read: its node knows better than what is left of the copy, unless that
+        is its end. Raises REGISTRY_AWAY."""
+        if stream.state.terminal and stream.failure is None:
+            return stream.state.wire
+        who = split_key(stream.key)
+        found = await self._registry.find(*who)
+        state = found.state if found is not None else await self._registry.buried(*who) or stream.state.wire
+        begun = stream.beginning_lost and state == State.WAITING.wire  # a list is a heartbeat old
+        return State.STREAMING.wire if begun else state
 
     async def _just_begun(self, stream_id: str, owner: str) -> bool:
         """Whether it may be too young to be known here: clients come back faster than news of their streams travels."""
@@ -126,6 +137,9 @@ class FleetSources(Sources):
         here = await self._local.newest(owner, conversation_id)
         running = await self._registry.active(owner)
         named = [e for e in running if e.conversation_id == conversation_id]
+        if here is None and not named and self._registry.partial:
+            text = "the shared registry cannot be reached now; conversations of other nodes are out of sight"
+            raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=2)
         if not named or (here is not None and named[-1].stream_id == here.identity.id):
             return here
         found = await self.find(named[-1].stream_id, owner)

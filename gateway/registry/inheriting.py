@@ -45,7 +45,8 @@ class Legacy(Struct, frozen=True):
 
 class Heirs:
     """`accept` goes on with a claimed stream; `living`: other nodes with a lease; `runs` tells whether a stream, by
-    its key, runs here; `push` sends a command behind all that is under way, so behind the stream's registration.
+    its key, runs here; `push` sends a command behind all that is under way, so behind the stream's registration;
+    `after` hears of each node whose streams are taken over.
     `leaving`: this node ends soon; what is to be inherited it leaves to others, if there are any."""
 
     def __init__(
@@ -59,9 +60,11 @@ class Heirs:
         living: Callable[[], frozenset[str]],
         runs: Callable[[str], bool],
         push: Callable[[Op], None],
+        after: Callable[[str], None],
     ) -> None:
         self._node, self._link, self._layout, self._shared = node, link, layout, shared
         self._drivers, self._cap, self._living, self._runs, self._push = drivers, cap, living, runs, push
+        self._after = after
         self.accept: Callable[[Legacy], bool] | None = None
         self.leaving = False
         self._turn = asyncio.Semaphore(_AT_ONCE)
@@ -76,6 +79,7 @@ class Heirs:
         """Take over what can be taken over; returns the receipts of what is to be buried. Raises Away."""
         if not self.open or (await self._link.batch([self._layout.depose(node)]))[0] != 1:
             return []  # this node is ending: others will; or that one is back
+        self._after(node)
         orphans = await self._unlisted(node, entries)
         found = await asyncio.gather(*(self._one(node, entry) for entry in orphans))
         if taken := found.count("taken"):
@@ -90,6 +94,7 @@ class Heirs:
             return False
         if (await self._link.batch([self._layout.depose(carrier)]))[0] != 1:
             return False
+        self._after(carrier)
         return await self._one(carrier, _entry_of(stream.identity)) == "taken"
 
     async def carried(self, entry: Entry) -> bool:

@@ -64,20 +64,25 @@ class MemoryRegistry(Registry):
             self._owner_peak.popitem(last=False)
 
     def closed(self, receipt: Receipt, key_id: str) -> None:
-        self.settle(receipt)
+        if self._settled(receipt):
+            self.fold.note(receipt)
 
     def settle(self, receipt: Receipt) -> tuple[dict[str, int], dict[str, int]] | None:
         """What `closed` does; returns the statistics' increments (all, owner), or None for a repeated call."""
+        return self.fold.add(receipt) if self._settled(receipt) else None
+
+    def _settled(self, receipt: Receipt) -> bool:
+        """Keep the receipt of a stream that runs no more; False: it is kept already."""
         key = stream_key(receipt.stream_id, receipt.owner)
         if self.running.pop(key, None) is not None:
             self._left(receipt.owner)
         elif self._receipts.get(key) is not None:
-            return None
+            return False
         self._receipts.put(key, receipt)
         token = self._claims.get(key)
         if token is not None:
             self._claims.put(key, token)  # the window begins anew at the end
-        return self.fold.add(receipt)
+        return True
 
     def moved(self, entry: Entry) -> None:
         key = stream_key(entry.stream_id, entry.owner)

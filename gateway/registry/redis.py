@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -65,18 +65,29 @@ class RedisRegistry(Registry):
         super().attach(active, stop, one)
         self.local.attach(active, stop, one)
 
+    def last_lines(self, write: Callable[[Receipt], object]) -> None:
+        self.fleet.lines.write = write
+
+    def holds(self, act: Callable[[], object]) -> bool:
+        return self.fleet.doubt.holds(act)
+
+    def logs(self, receipt: Receipt) -> bool:
+        return self.fleet.lines.wanted(receipt)
+
     async def start(self) -> None:
         with contextlib.suppress(Away):  # health() says so, and the loop goes on trying
             await self.fleet.beat(probe=True)
             await self.fleet.look()
             await self.fleet.eviction.look()
         self.fleet.news.look(time.monotonic())
+        self.fleet.doubt.start()
         self._loop = asyncio.create_task(self.fleet.run(), name="registry")
 
     async def stop(self) -> None:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
+        self.fleet.doubt.stop()
         await self.fleet.reaper.stop()
         await self.quotas.settled()
         for scope, ids in self.local.leases.items():
@@ -86,6 +97,7 @@ class RedisRegistry(Registry):
             await self.fleet.finish()
         except Away as error:  # the log has every receipt; of the rest others bury what they have heard of, as lost
             log.warning("registry.untold", node=self.node, streams=len(self.fleet.untold), error=str(error))
+        self.fleet.lines.rest(self.fleet.lines.waiting)
         await self.link.close()
 
     def opened(self, entry: Entry) -> None:
@@ -99,6 +111,7 @@ class RedisRegistry(Registry):
     def closed(self, receipt: Receipt, key_id: str) -> None:
         counts = self.local.settle(receipt)
         if counts is not None:
+            self.fleet.lines.ended(receipt)
             self.fleet.push(self.layout.settle(receipt, self.node, counts[1:]))
             key = stream_key(receipt.stream_id, receipt.owner)
             self.fleet.push(self.layout.keep_claim(key))
@@ -159,8 +172,8 @@ class RedisRegistry(Registry):
             self.fleet.push(self.layout.forget(self.node, receipt))  # behind it
             self.unbury(stream_id, owner)
         op = self.layout.unclaim(key, token)
-        if self.fleet.queue:
-            self.fleet.push(op)  # its claim may be waiting there
+        if self.fleet.pending:
+            self.fleet.push(op)  # its claim may be among them
         try:
             await self.link.one(op)
         except Away:
@@ -177,6 +190,9 @@ class RedisRegistry(Registry):
 
     async def take_key(self, owner: str, key: str, mine: Keyed, instead: Keyed | None = None) -> Keyed | None:
         return await self.keys.take(owner, key, mine, instead)
+
+    async def kept_key(self, owner: str, key: str) -> Keyed | None:
+        return await self.keys.find(owner, key)
 
     def keep_key(self, owner: str, key: str, mine: Keyed, stream_id: str) -> None:
         self.keys.keep(owner, key, mine, stream_id)
@@ -236,7 +252,7 @@ class RedisRegistry(Registry):
             "since": int(self.link.since * 1000),
             "nodes": len(self.fleet.peers),
             "active": len(self.local.running),
-            "queued": len(self.fleet.queue),
+            "queued": self.fleet.pending,
             "dropped": self.fleet.dropped,
         }
         error = self.link.error or self.fleet.eviction.note

@@ -15,13 +15,13 @@ import msgspec
 from backends.contract.errors import BackendError, ErrorCode
 from gateway.registry.base import Cancelled, Entry
 from gateway.registry.redis_client import Link, Op
+from gateway.registry.redis_inbox import LIFE
 from gateway.registry.redis_layout import Layout, pick, read_entry, read_receipt
 from gateway.streams.names import stream_key
 from gateway.streams.stream import Receipt
 
 _POLL = 0.03  # seconds between looks for another node's receipt
 _BLINK = 1.0  # seconds Redis may be away before a stream that is not here is called unknown
-_INBOX_MS = 60_000  # a cancel nobody fetches is forgotten
 
 
 class Abroad:
@@ -46,8 +46,7 @@ class Abroad:
             ops += [self._layout.entry_of(n, stream_id, owner) for n in nodes]
             answers = await self._link.ask([*ops, Op("ZRANGE", (self._layout.nodes,), (0, -1))], again=_BLINK)
             if not answers or not self._link.healthy:
-                text = "the shared registry cannot be reached now; streams of other nodes are out of sight"
-                raise BackendError(ErrorCode.REGISTRY_AWAY, text, retry_after=2)
+                raise _away("streams of other nodes are out of sight")
             found: Entry | Receipt | None
             for i, raw in enumerate(answers[:-1]):
                 found = pick(raw, stream_id, read_receipt) if i < len(nodes) else pick(raw, stream_id, read_entry)
@@ -67,15 +66,22 @@ class Abroad:
             return Cancelled("done", found.state, found)
         inbox, key = self._layout.node_key("inbox", node), stream_key(stream_id, found.owner)
         wish = msgspec.json.encode({"by": by, "reason": reason})
-        await self._link.ask([Op("HSET", (inbox,), (key, wish)), Op("PEXPIRE", (inbox,), (_INBOX_MS,))])
+        ops = [Op("HSET", (inbox,), (key, wish)), Op("PEXPIRE", (inbox,), (round(LIFE * 1000),))]
+        answers = await self._link.ask(ops, again=_BLINK)
+        if not answers or isinstance(answers[0], BaseException):  # a Redis that is full says no
+            raise _away("the wish to cancel may not have reached the stream's node")
         receipt = await self._await_receipt(self._layout.receipt_of(node, stream_id, found.owner), wait)
         return Cancelled("pending", found.state) if receipt is None else Cancelled("done", receipt.state, receipt)
 
     async def _await_receipt(self, op: Op, wait: float) -> Receipt | None:
         deadline = time.monotonic() + wait
-        while (left := deadline - time.monotonic()) > 0 and self._link.healthy:
+        while (left := deadline - time.monotonic()) > 0:
             await asyncio.sleep(min(_POLL, left))
-            answers = await self._link.ask([op])
+            answers = await self._link.ask([op])  # none while Redis is away: it may be back in time
             if answers and isinstance(answers[0], bytes) and (receipt := read_receipt(answers[0])) is not None:
                 return receipt
         return None
+
+
+def _away(what: str) -> BackendError:
+    return BackendError(ErrorCode.REGISTRY_AWAY, f"the shared registry cannot be reached now; {what}", retry_after=2)

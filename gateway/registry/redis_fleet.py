@@ -10,19 +10,22 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import msgspec
 import structlog
 
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
+from gateway.registry.redis_doubt import Doubt
 from gateway.registry.redis_eviction import Eviction
 from gateway.registry.redis_healing import healed
+from gateway.registry.redis_inbox import Inbox
+from gateway.registry.redis_last_lines import LastLines
 from gateway.registry.redis_layout import LOST, STALE, Layout, read_receipt, registered_keys, settled_key
 from gateway.registry.redis_news import News
-from gateway.registry.redis_reaper import Reaper
+from gateway.registry.redis_reaper import Reaper, lease_life, missed_for
 from gateway.streams.names import split_key, stream_key
 
 log = structlog.get_logger(__name__)
@@ -44,10 +47,14 @@ class Fleet:
         self.layout = layout
         self.local = local
         self.lease = lease
-        self.reaper = Reaper(node, link, layout, local, lease)
+        self.lines = LastLines()
+        self.doubt = Doubt(lease_life(lease) + missed_for(lease), lease / 3)
+        self.reaper = Reaper(node, link, layout, local, lease, self.lines)
+        self.inbox = Inbox(node, link, layout, local.running.__contains__, self._stop)
         self.leases: Callable[[], list[Op]] = list  # the commands that prolong the leases held here
         self.epoch = uuid4().hex
         self.queue: deque[Op] = deque()
+        self._sent: list[Op] = []  # of the queue, and not answered yet
         self.dropped = 0
         self.eviction = Eviction(link)
         self.news = News(link, node)
@@ -71,6 +78,11 @@ class Fleet:
             self.queue.popleft()
             self.dropped += 1
         self.queue.append(op)
+
+    @property
+    def pending(self) -> int:
+        """Commands the fleet may not have heard of: they wait, or are on their way."""
+        return len(self.queue) + len(self._sent)
 
     async def run(self) -> None:
         """The loop; ends by being cancelled between steps or within a wait that harms no connection."""
@@ -96,9 +108,11 @@ class Fleet:
             await self.beat()
         await self.flush()
         if self._is_due("inbox", now, INBOX):
-            await self.read_inbox()
+            await self.inbox.read(self.reaper.left)
         if self._is_due("check", now, self.reaper.check):
             await self.look()
+            if self.reaper.emptied:
+                self._due["beat"] = 0.0  # our streams, too, are not known there any more
         if self._is_due("tidy", now, self.lease):
             await self.reaper.tidy(self.epoch, lambda: not self.queue)
         if self._is_due("policy", now, POLICY):
@@ -112,14 +126,18 @@ class Fleet:
 
     async def beat(self, *, probe: bool = False) -> None:
         """Renew the lease, register every running stream anew, prolong concurrency leases; the probe of the breaker."""
+        sent = self.doubt.now
         before = (await self._ask(self.layout.beat(self.node, self.epoch), probe=probe))[0]
         if before == LOST:
             self._declared_lost()
+            sent = self.doubt.now
             before = (await self._ask(self.layout.beat(self.node, self.epoch), probe=probe))[0]
         self.link.recovered()
         self._stale = False
         self._due["beat"] = time.monotonic() + self.lease / 3
         await self._register()
+        if self._stale or not self.doubt.heard(sent):
+            self._due["beat"] = 0.0
         if before != self.epoch.encode():
             self._due["tidy"] = 0.0
 
@@ -131,7 +149,7 @@ class Fleet:
         self._lost, self._written, self.epoch = self._written, set(), uuid4().hex
         log.warning("registry.declared_lost", node=self.node, streams=len(self._lost))
         for key in self._lost & self.local.running.keys():
-            self._stop(key, "gateway", "node_lost")
+            self._lose(key)
 
     async def _register(self) -> None:
         running = self.local.local_active()
@@ -145,12 +163,14 @@ class Fleet:
     async def flush(self) -> None:
         """Send the queue. What may not have arrived is put back, in order. A refused epoch waits for the next beat."""
         while self.queue and not self._stale:
-            batch = [self.queue.popleft() for _ in range(min(_BATCH, len(self.queue)))]
+            self._sent = [self.queue.popleft() for _ in range(min(_BATCH, len(self.queue)))]
             try:
-                await self._deliver(batch)
+                await self._deliver(self._sent)
             except BaseException:
-                self.queue.extendleft(reversed(batch))
+                self.queue.extendleft(reversed(self._sent))
                 raise
+            finally:
+                self._sent = []
 
     async def finish(self) -> None:
         """The last words: all that waits, then the farewell. Redis is asked once more, whatever the breaker says.
@@ -179,6 +199,8 @@ class Fleet:
                     again.append(op)
             elif op.name == "register" and isinstance(answer, list):
                 self._registered(op, answer)
+            elif op.name == "settle" and answer == 1:
+                self.lines.taken(settled_key(op))
             elif op.name in ("settle", "HGET") and isinstance(answer, bytes):
                 self._adopt(answer)
         self.queue.extendleft(reversed(again))
@@ -198,33 +220,19 @@ class Fleet:
             self._written.discard(key)
             if self.local.ended(key) is None:
                 log.warning("registry.fenced", stream=key)
-                self._stop(key, "gateway", "node_lost")
+                self._lose(key)
 
     def _adopt(self, raw: bytes) -> None:
         receipt = read_receipt(raw)
-        if receipt is not None and self.local.ended(stream_key(receipt.stream_id, receipt.owner)) != receipt:
+        if receipt is None:
+            return
+        self.lines.there(receipt)
+        if self.local.ended(stream_key(receipt.stream_id, receipt.owner)) != receipt:
             self.local.adopt(receipt)
+
+    def _lose(self, key: str) -> None:
+        self.doubt.decide(partial(self._stop, key, "gateway", "node_lost"))
 
     def _stop(self, key: str, by: str, reason: str) -> None:
         stream_id, owner = split_key(key)
         self.local.local_stop(stream_id, owner, by, reason)
-
-    async def read_inbox(self) -> None:
-        """Cancels other nodes asked of this one: done first, struck off after, so none is lost in between."""
-        key = self.layout.node_key("inbox", self.node)
-        answer = (await self._ask([Op("HGETALL", (key,))]))[0]
-        if not answer or isinstance(answer, BaseException):
-            return
-        wishes = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
-        for raw_key, raw in wishes.items():
-            wish = _wish(raw)
-            if wish and raw_key.decode("utf-8", "replace") in self.local.running:
-                self._stop(raw_key.decode(), wish.get("by", "client"), wish.get("reason", ""))
-        await self._ask([Op("HDEL", (key,), tuple(wishes))])
-
-
-def _wish(raw: bytes) -> dict[str, str]:
-    try:
-        return msgspec.json.decode(raw, type=dict[str, str])
-    except msgspec.MsgspecError:
-        return {}

@@ -51,6 +51,14 @@ class RedisKeys:
             self._push(Op("unclaim", at, (there,)))
             return None
 
+    async def find(self, owner: str, key: str) -> Keyed | None:
+        """As `Registry.kept_key`."""
+        answers = await self._link.ask([Op("GET", self._key(owner, key))])
+        try:
+            return _keyed.decode(answers[0]) if answers and isinstance(answers[0], bytes) else None
+        except msgspec.MsgspecError:
+            return None
+
     def keep(self, owner: str, key: str, mine: Keyed, stream_id: str) -> None:
         """As `Registry.keep_key`: it lives as a claim does."""
         at, own = self._key(owner, key), _encode(mine)

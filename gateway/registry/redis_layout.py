@@ -51,6 +51,12 @@ def read_receipt(raw: bytes) -> Receipt | None:
         return None
 
 
+def read_named(raw: Any) -> dict[str, int]:
+    """What `named` answered: node to Unix milliseconds; the answer is flat, or in pairs (RESP3)."""
+    pairs = raw if raw and isinstance(raw[0], list) else zip(raw[::2], raw[1::2], strict=True)
+    return {name.decode("utf-8", "replace"): int(float(score)) for name, score in pairs}
+
+
 class Layout:
     """Keys and commands under one prefix."""
 
@@ -95,6 +101,14 @@ class Layout:
 
     def _seen(self, node: str) -> Op:
         return Op("seen", (self.nodes,), (node, REMEMBER_MS))
+
+    def named(self) -> Op:
+        """All nodes, and when each was seen; for `read_named`."""
+        return Op("ZRANGE", (self.nodes,), (0, -1, "WITHSCORES"))
+
+    def name_again(self, node: str, seen_ms: int) -> Op:
+        """Leave a node's name, unless it has come itself."""
+        return Op("ZADD", (self.nodes,), ("NX", seen_ms, node))
 
     def register(self, node: str, entries: Sequence[Entry]) -> Op:
         """Write running streams; answers the keys that have ended already, or STALE. To be `stamped`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import structlog
@@ -18,10 +18,13 @@ import structlog
 from gateway.registry.base import Entry
 from gateway.registry.inheriting import Heirs
 from gateway.registry.last_receipts import lost
+from gateway.registry.living import Living
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.redis_client import Away, Link, Op
 from gateway.registry.redis_healing import healed
-from gateway.registry.redis_layout import FAREWELL, Layout, read_entry
+from gateway.registry.redis_last_lines import LastLines
+from gateway.registry.redis_layout import FAREWELL, REMEMBER_MS, STALE, Layout, read_entry, read_named
+from gateway.registry.redis_unanswered import Unanswered
 from gateway.registry.statistics import Fold
 from gateway.streams.names import stream_key
 from gateway.streams.stream import Receipt
@@ -29,6 +32,7 @@ from gateway.streams.stream import Receipt
 log = structlog.get_logger(__name__)
 
 _BATCH = 500  # commands of one pipeline
+_AT_ONCE = 100  # streams that are buried in one go, and logged
 
 
 def check_every(lease: float) -> float:
@@ -49,18 +53,24 @@ def lease_life(lease: float) -> float:
 class Reaper:
     """The looks one node takes at the fleet. `peers`: the nodes known, this one first."""
 
-    def __init__(self, node: str, link: Link, layout: Layout, local: MemoryRegistry, lease: float) -> None:
-        self._node, self._link, self._layout, self._local = node, link, layout, local
+    def __init__(
+        self, node: str, link: Link, layout: Layout, local: MemoryRegistry, lease: float, lines: LastLines
+    ) -> None:
+        self._node, self._link, self._layout, self._local, self._lines = node, link, layout, local, lines
         self._lease = lease
         self.check = check_every(lease)
         self.peers: list[str] = [node]
         self._most = 0  # running streams of the fleet that were seen at once
+        self._seen: dict[str, int] = {}  # nodes, and when in Unix milliseconds they were seen
+        self.emptied = False  # the last look found a server that had forgotten nodes
         self._missed: dict[str, float] = {}  # since when, in monotonic seconds
         self._looked = 0.0
-        self.alive: frozenset[str] = frozenset()  # other nodes with a lease
+        self.alive: frozenset[str] = frozenset()  # other nodes with a lease, or without for less than makes one lost
+        self._living = Living(layout.holds, missed_for(lease))
         self.heirs: Heirs | None = None  # goes on with what survives its node
         self._inheriting: dict[str, asyncio.Task[None]] = {}
         self._moved: dict[str, float] = {}  # streams of this node that others are to claim: until when they may
+        self._unanswered = Unanswered()
         self._wills = Fold()  # bounds the labels of streams this node buries
 
     async def look(self) -> None:
@@ -69,6 +79,8 @@ class Reaper:
         if now - self._looked > self.check * 4 + 0.5:
             self._missed.clear()  # we were away ourselves
         self._looked = now
+        if self._unanswered:
+            await self._recall(now)
         gone, left = await self._gone()
         self._missed = {node: self._missed.get(node, now) for node in gone}
         for node in left:
@@ -83,10 +95,14 @@ class Reaper:
         """A stream of this node is another's to go on with: it stays in the list until it is claimed."""
         self._moved[key] = time.monotonic() + 2 * self._lease
 
+    @property
+    def left(self) -> Container[str]:
+        """Streams of this node that wait to be claimed."""
+        return self._moved.keys()
+
     async def _gone(self) -> tuple[set[str], set[str]]:
         """The nodes with streams and without a lease; and those of them that have said farewell."""
-        names = (await healed(self._link, self._layout, [Op("ZRANGE", (self._layout.nodes,), (0, -1))]))[0]
-        self.peers = [self._node, *(n for n in (raw.decode("utf-8", "replace") for raw in names) if n != self._node)]
+        self.peers = [self._node, *(name for name in await self._named() if name != self._node)]
         key = self._layout.node_key
         ops = [Op("PTTL", (key("node", n),)) for n in self.peers]
         ops += [Op("HLEN", (key("streams", n),)) for n in self.peers]
@@ -96,14 +112,25 @@ class Reaper:
         if active > self._most:
             self._most = active
             await self._send([self._layout.peak(None, active)])
-        others = zip(self.peers[1:], lives[1:], strict=True)
-        self.alive = frozenset(name for name, life in others if self._layout.holds(life))
+        self.alive = self._living.seen(dict(zip(self.peers[1:], lives[1:], strict=True)), time.monotonic())
         listed = zip(self.peers, lives, sizes, strict=True)
         gone = {n: life for n, life, size in listed if size and n != self._node and not self._layout.holds(life)}
         kept = [n for n, life in gone.items() if isinstance(life, int) and life >= 0]  # not a lease, but something
         said = await healed(self._link, self._layout, [Op("GET", (key("node", n),)) for n in kept]) if kept else []
         left = {n for n, word in zip(kept, said, strict=True) if word == FAREWELL}
         return gone.keys() - left, left
+
+    async def _named(self) -> list[str]:
+        """The nodes there are. Those a server has forgotten before their time (it was emptied) are named anew, as last
+        seen: their counters would be out of sight until their next heartbeat, which may never come."""
+        listed = (await healed(self._link, self._layout, [self._layout.named()]))[0]
+        seen, known = read_named(listed), self._seen
+        newest = max([*seen.values(), *known.values()], default=0)
+        missing = {n: at for n, at in known.items() if n not in seen and at > newest - REMEMBER_MS}
+        self.emptied = bool(missing)
+        self._seen = seen | missing
+        await self._send([self._layout.name_again(name, at) for name, at in missing.items()])
+        return list(self._seen)
 
     async def _entries(self, node: str) -> list[Entry]:
         """A node's list; what nobody can read leaves it."""
@@ -149,11 +176,33 @@ class Reaper:
         await asyncio.gather(*self._inheriting.values(), return_exceptions=True)
 
     async def _bury_all(self, node: str, receipts: list[Receipt]) -> None:
-        ops = [self._layout.bury(receipt, node, self._wills.add(receipt)[:1]) for receipt in receipts]
-        buried = zip(receipts, await self._send(ops), strict=True)
-        await self._release(node, [stream_key(r.stream_id, r.owner) for r, answer in buried if answer == 1])
+        for i in range(0, len(receipts), _AT_ONCE):
+            some = receipts[i : i + _AT_ONCE]
+            ops = [self._layout.bury(receipt, node, self._wills.add(receipt)[:1]) for receipt in some]
+            answers = zip(some, await self._settled(node, some, ops), strict=True)
+            await self._buried(node, [receipt for receipt, answer in answers if answer == 1])
         if receipts:
             log.warning("registry.node_lost", node=node, streams=len(receipts))
+
+    async def _buried(self, node: str, receipts: list[Receipt]) -> None:
+        for receipt in receipts:
+            self._lines.wrote(receipt)
+        await self._release(node, [stream_key(receipt.stream_id, receipt.owner) for receipt in receipts])
+
+    async def _settled(self, node: str, receipts: list[Receipt], ops: list[Op]) -> list[Any]:
+        """Send the ends of a node's streams. Raises Away: whether they were taken is seen later."""
+        try:
+            return await self._send(ops)
+        except Away:
+            self._unanswered.add(node, receipts, time.monotonic() + 2 * self._lease)
+            raise
+
+    async def _recall(self, now: float) -> None:
+        async def read(asked: list[tuple[str, Receipt]]) -> list[Any]:
+            return await self._send([self._layout.receipt_of(node, r.stream_id, r.owner) for node, r in asked])
+
+        for node, receipt in await self._unanswered.there(read, now):
+            await self._buried(node, [receipt])
 
     async def _release(self, node: str, keys: list[str]) -> None:
         """Give back the leases of streams that were buried: nobody else will."""
@@ -170,16 +219,22 @@ class Reaper:
         entries = await self._entries(self._node)
         if not flushed():
             return
-        ops = []
+        unsaid, receipts = self._lines.waiting, []
         for entry in entries:
             key = stream_key(entry.stream_id, entry.owner)
             if key in self._local.running or key in self._moved:
                 continue
             if not await self._carried(entry):
-                receipt = self._local.ended(key) or lost(entry, int(time.time() * 1000))
-                op = self._layout.settle(receipt, self._node, self._wills.add(receipt)[:1])
-                ops.append(self._layout.stamped(op, epoch))
-        await self._send(ops)
+                receipts.append(self._local.ended(key) or lost(entry, int(time.time() * 1000)))
+        ops = [self._layout.settle(receipt, self._node, self._wills.add(receipt)[:1]) for receipt in receipts]
+        mine = [r for r in receipts if self._lines.wanted(r)]  # of others this node has logged the end
+        new = [r for r in mine if stream_key(r.stream_id, r.owner) not in unsaid]
+        answers = await self._settled(self._node, new, [self._layout.stamped(op, epoch) for op in ops])
+        for receipt, answer in zip(receipts, answers, strict=True):
+            if answer == 1 and receipt in mine:
+                self._lines.wrote(receipt)
+        if STALE not in answers:
+            self._lines.rest(unsaid)
 
     async def _carried(self, entry: Entry) -> bool:
         """Whether another node goes on with it; then it only leaves this node's list."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -81,7 +81,7 @@ class Ahead:
     def hurry(self, key: str) -> None:
         """It has ended: its log is to be completed."""
         herald = self._heralds[key]
-        herald.ship.look_at = 0.0  # it has more to say than what came
+        herald.ship.hurry()
         self._ended.add(key)
         herald.push()
 
@@ -162,9 +162,10 @@ class Ahead:
             ops.append(self._layout.appending(script))
         return ops
 
-    def _additions(self, herald: Herald, now: float) -> list[Addition]:
+    def _additions(self, herald: Herald, now: float) -> Sequence[Addition]:
         try:
-            return self._of(herald, now)
+            plain = None if herald.gone else herald.ship.plain_entry(now)
+            return self._of(herald, now) if plain is None else (plain,)
         except Exception:  # of one stream, whose readers go on here: the others wait for their frames too
             log.exception("shared_ahead.failed", stream=herald.ship.key)
             herald.ship.producer.unveil()
@@ -177,9 +178,6 @@ class Ahead:
         if ship.over or now < ship.retry_at:
             ship.producer.unveil()  # no room for it there, or its beginning is gone
             return []
-        plain = ship.plain_entry(now)
-        if plain is not None:
-            return [plain]
         layout = self._layout
         additions = ship.entries(now, layout.life_ms, self._renew, layout.replay_ms)
         if not additions:
@@ -198,8 +196,12 @@ class Ahead:
         else:
             self.entries += len(said)
             for herald, count in batch:
+                ship = herald.ship
                 try:
-                    self._heard(herald, said[at : at + count], now)
+                    if count == 1 and not herald.gone and ship.confirmed(said[at]):
+                        ship.producer.reveal(ship.at.block, ship.plain)
+                    else:
+                        self._heard(herald, said[at : at + count], now)
                 except Exception:  # of one stream: the others wait for their frames too
                     log.exception("shared_ahead.failed", stream=herald.ship.key)
                 at += count
@@ -208,9 +210,6 @@ class Ahead:
     def _heard(self, herald: Herald, answers: list[Any], now: float) -> None:
         ship = herald.ship
         if herald.gone:
-            return
-        if ship.confirmed(answers[0]):
-            ship.producer.reveal(ship.at.block, ship.plain)
             return
         ship.answered(answers, now)
         self._after(ship, now)

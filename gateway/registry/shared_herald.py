@@ -72,6 +72,12 @@ class _Nowhere:
     def wrote(self, at: float = 0.0) -> None:
         """It is never full."""
 
+    def gather(self) -> None:
+        """It is written nothing."""
+
+    def release(self) -> None:
+        """Likewise."""
+
     def close(self, clean: bool) -> None:
         """Nobody is there."""
 

@@ -65,6 +65,7 @@ class _Fault(Struct, frozen=True, omit_defaults=True):
     upstream_status: int = 0
     kind: str = ""
     param: str | None = None
+    own_code: str = ""
 
 
 class _Said(Struct, frozen=True, omit_defaults=True):
@@ -104,9 +105,8 @@ def terminal_words(state: State, total: int, ending: Ending, turns: bytes = b"")
     error = ending.error
     fault = None
     if error is not None:
-        fault = _Fault(
-            error.code.wire, error.message, error.retry_after, error.upstream_status, error.kind, error.param
-        )
+        own = (error.upstream_status, error.kind, error.param, error.own_code)
+        fault = _Fault(error.code.wire, error.message, error.retry_after, *own)
     said = _Said(ending.finish, ending.usage, ending.usage_estimated, ending.tokens, fault)
     words: Words = ("t", state.wire, "n", total, "e", _encode(said))
     return (*words, "s", turns) if turns else words
@@ -145,6 +145,7 @@ def _fault(said: _Fault) -> BackendError:
         upstream_status=said.upstream_status,
         kind=said.kind,
         param=said.param,
+        own_code=said.own_code,
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.registry.shared_entry import Words, sealed
@@ -24,6 +23,7 @@ from gateway.registry.shared_layout import (
     terminal_words,
     turns_of,
 )
+from gateway.registry.shared_mark import Mark, mark_at, up_to
 from gateway.streams.names import stream_key
 from gateway.streams.producer import Producer
 from gateway.streams.veil import Blocks
@@ -36,21 +36,12 @@ LOOK = 1.0  # seconds after which a quiet stream nobody reads here is looked at:
 _SELDOM = 4.0  # the same, for one that is read here
 
 
-class Mark(Struct, frozen=True, gc=False):
-    """A place in a transcript: entries there, blocks and bytes they hold, segments begun."""
-
-    count: int = 0
-    block: int = 0
-    sent: int = 0
-    turns: int = 0
-    over: bool = False
-
-
 class Shipment:
     """One stream, from `at` on. `over`: nothing more will be sent. `dead`: why it has no shared copy any more."""
 
     __slots__ = (
         "_marks",
+        "_plain_until",
         "_renew_at",
         "_told",
         "at",
@@ -83,6 +74,7 @@ class Shipment:
         self.retry_at = 0.0
         self.look_at = 0.0  # when to ask for watchers
         self._renew_at = 0.0
+        self._plain_until = 0.0  # nothing is due before but what the backend says
         self._told = False  # the terminal entry was sent at least once
         self._marks: list[Mark] = []
         self.plain: Blocks | None = None  # under way, where that is all
@@ -134,31 +126,31 @@ class Shipment:
             self._renew_at = now + renew
         if now + LOOK / 2 >= self.look_at:  # not each time: that looks at much that is in no cache
             self.look_at = now + self._patience()
+        self._plain_until = min(self._renew_at, self.look_at - LOOK / 2)
         return found
+
+    def hurry(self) -> None:
+        """It has more to say than what came: `entries` is to be asked next."""
+        self.look_at = self._plain_until = 0.0
 
     def plain_entry(self, now: float) -> Addition | None:
         """The same, for nearly all of what is written ahead of a stream that runs: one entry of a few blocks and
         nothing else. None: `entries` is to say it."""
         mark, transcript = self.at, self.transcript
-        tip = transcript.tip
-        new = tip - mark.block
-        if not (
-            0 < new <= _FEW
-            and mark.count
-            and mark.turns == len(transcript.segments)
-            and now < self._renew_at
-            and now + LOOK / 2 < self.look_at
-            and not transcript.trimmed
-        ):
+        count, turns = mark.count, mark.turns
+        if now >= self._plain_until or not count or turns != len(transcript.segments) or transcript.trimmed:
             return None
-        blocks = transcript.since(mark.block, new)
-        data = blocks[0] if new == 1 else b"".join(blocks)
-        if len(data) > ENTRY or len(blocks) != new:
+        said = transcript.said(mark.block, _FEW)
+        if said is None:
+            return None
+        around, texts = said
+        data = around.whole(texts[0]) if len(texts) == 1 else b"".join(map(around.whole, texts))
+        if len(data) > ENTRY:
             return None
         sent = mark.sent + len(data)
-        self._marks = [Mark(mark.count + 1, tip, sent, mark.turns)]
-        self.plain = Blocks(mark.block, blocks, data, transcript.texts(new))
-        return f"{mark.count} {mark.sent} 0 0 {self.epoch}", b"%d-%d d\n%b" % (sent, self.epoch, data)
+        self._marks = [Mark(count + 1, mark.block + len(texts), sent, turns)]
+        self.plain = Blocks(mark.block, data, texts, around)
+        return f"{count} {mark.sent} 0 0 {self.epoch}", b"%d-%d d\n%b" % (sent, self.epoch, data)
 
     def _patience(self) -> float:
         """How long a watcher may go unnoticed: not for longer than it takes to give the stream up."""
@@ -195,7 +187,7 @@ class Shipment:
         blocks = transcript.since(mark.block, most)
         size = sum(map(len, blocks))
         if size > ENTRY and len(blocks) > 1:
-            blocks = _up_to(blocks, ENTRY)
+            blocks = up_to(blocks, ENTRY)
             size = sum(map(len, blocks))
         after = Mark(mark.count + 1, mark.block + len(blocks), mark.sent + size, turns)
         begun = turns_of(segments[mark.turns : turns]) if turns != mark.turns else b""
@@ -232,6 +224,7 @@ class Shipment:
 
     def _unexpected(self, answer: str, now: float) -> None:
         """The log is not as it was left: go back to what is there, or begin it anew."""
+        self._plain_until = 0.0
         count, _, tail = answer.partition(" ")
         if not count.isdigit():
             if answer.startswith("WRONGTYPE") or "equal or smaller" in answer:
@@ -246,28 +239,4 @@ class Shipment:
             self.fenced = not self._told
             self.at = Mark(int(count), self.at.block, self.at.sent, self.at.turns, over=True)
             return
-        self.at = self._mark_at(int(count), int(tail.partition("-")[0] or 0))
-
-    def _mark_at(self, count: int, sent: int) -> Mark:
-        """Where a log of so many entries and bytes ends. One that ends nowhere in the transcript is begun anew."""
-        transcript = self.transcript
-        block, size = transcript.base, transcript.trimmed
-        for piece in transcript.blocks:
-            if size >= sent:
-                break
-            size += len(piece)
-            block += 1
-        if size != sent or count == 0:
-            return Mark()
-        turns = sum(1 for segment in transcript.segments if segment.first < block)
-        return Mark(count, block, sent, turns)
-
-
-def _up_to(blocks: list[bytes], limit: int) -> list[bytes]:
-    """As many as fit, but one at least."""
-    size = 0
-    for i, block in enumerate(blocks):
-        size += len(block)
-        if size > limit:
-            return blocks[: max(1, i)]
-    return blocks
+        self.at = mark_at(self.transcript, int(count), int(tail.partition("-")[0] or 0))

@@ -122,6 +122,7 @@ class _Shared(Sharing):
             lambda: self._reaper.alive,
             hub.running.__contains__,
             registry.fleet.push,
+            registry.fleet.inbox.heir,
         )
         self.reading.adopt = self._heirs.adopt
         self._link = link
@@ -156,7 +157,8 @@ class _Shared(Sharing):
         self.shipper.ahead(producer, pacer)
 
     def inherited(self, producer: Producer, pacer: Pacer, legacy: Legacy) -> None:
-        from gateway.registry.shared_shipment import Mark, Shipment
+        from gateway.registry.shared_mark import Mark
+        from gateway.registry.shared_shipment import Shipment
 
         kept = producer.transcript
         mark = Mark(legacy.count, kept.tip, kept.total, len(kept.segments))

@@ -19,21 +19,26 @@ CHARS_PER_TOKEN = 4  # the usual rule of thumb for English text; only for answer
 def usage_of(stream: Stream, tap: Tap | None, prompt_chars: int) -> tuple[Usage, bool]:
     """The backend's count, or an estimate and True. A partial count of a backend is kept where it is not zero; that of
     a fixed message is: nobody counted because there was nothing to count."""
-    said, estimated = _counted(tap) if tap else (None, False)
-    if said is not None and (said.completion > 0 or stream.tokens == 0 or stream.degraded == "message"):
+    fixed = stream.degraded == "message"
+    said, estimated = _counted(tap, 0 if fixed else prompt_chars) if tap else (None, False)
+    if said is not None and (said.completion > 0 or stream.tokens == 0 or fixed):
         return said, estimated
     prompt = said.prompt if said and said.prompt else _tokens(prompt_chars)
     cached = said.cached if said else 0
     return Usage(prompt=prompt, completion=_completion(stream, tap), cached=cached), True
 
 
-def _counted(tap: Tap) -> tuple[Usage | None, bool]:
+def _counted(tap: Tap, prompt_chars: int) -> tuple[Usage | None, bool]:
     """The backend's count, and whether it is partly a guess: that of an answer which broke off may be of its beginning
-    only (the Messages API begins with one token)."""
-    said = tap.usage
-    if said is None or tap.finish is not None or said.completion >= tap.tokens:
-        return said, tap.estimated
-    return replace(said, completion=tap.tokens), True
+    only (the Messages API begins with one token), and some do not count the prompt (an Ollama that had it cached)."""
+    said, estimated = tap.usage, tap.estimated
+    if said is None:
+        return None, estimated
+    if tap.finish is None and said.completion < tap.tokens:
+        said, estimated = replace(said, completion=tap.tokens), True
+    if not said.prompt and prompt_chars:
+        said, estimated = replace(said, prompt=_tokens(prompt_chars)), True
+    return said, estimated
 
 
 def _completion(stream: Stream, tap: Tap | None) -> int:
@@ -78,7 +83,7 @@ class _Sum(Tap):
 
 def _used(tap: Tap, prompt_chars: int) -> tuple[Usage, bool]:
     """What one attempt used, and whether it is partly a guess."""
-    said, is_guess = _counted(tap)
+    said, is_guess = _counted(tap, prompt_chars)
     if said is not None:
         return said, is_guess
     return Usage(prompt=_tokens(prompt_chars), completion=tap.tokens or _tokens(tap.chars)), True

@@ -65,8 +65,10 @@ class Answers:
     def offer(self, key: str, stream: Stream, transcript: Transcript, now: float) -> None:
         """Remember a stream's answer under `key` (empty: its route wants none kept), if it is one that can be given
         again: completed, of one backend, with its beginning."""
+        if not key:
+            return
         whole = transcript.base == 0 and len(transcript.segments) == 1 and stream.tokens > 0
-        if key and whole and stream.state is State.COMPLETED and not stream.degraded:
+        if whole and stream.state is State.COMPLETED and not stream.degraded:
             model = stream.last.model if stream.last else stream.identity.upstream_model
             self.keep(key, transcript.segments[0].driver, model, tuple(transcript.blocks), now)
 

@@ -26,6 +26,7 @@ from gateway.streams.transcript import Transcript
 GRAVE = 24 * 3600.0  # seconds a tombstone stands
 MAX_GRAVES = 50_000
 _PIECE = 1024  # bytes of frames in one block: small blocks cost more than they hold, large ones take long to render
+_FEW = 2  # blocks
 _FIXED = 2048  # bytes a recording costs besides its blocks, about
 
 
@@ -103,8 +104,9 @@ class Recording:
 
 def _packed(transcript: Transcript) -> Transcript:
     """The same bytes in fewer blocks, segment by segment. The old one is left alone: readers count by it. One that
-    holds little else than texts is small as it is."""
-    if transcript.memory < transcript.size:
+    holds little else than texts is small as it is, and so is one of a block or two."""
+    few = transcript.tip - transcript.base <= _FEW and all(len(block) <= 2 * _PIECE for block in transcript.blocks)
+    if few or transcript.memory < transcript.size:
         return transcript
     packed = Transcript(transcript.cap)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from backends.base import Tap
@@ -103,8 +104,7 @@ class Attempt:
         self._began = False
         self._told = 0  # the tap's count when the stream last heard of it by the long road
         self._before = 0  # bytes of the transcript that are not this attempt's
-        self._secrets = tuple(secret.encode() for secret in leg.driver.secrets)
-        self._least = shortest(self._secrets)
+        self._secrets, self._least = _searched(leg.driver.secrets)
         self._unkept = 0  # bytes that came and are not in the transcript
         self._flight = InFlight()
         self._unstreamed: Unstreamed | None = Unstreamed(leg.driver, 0, {}, max_event)  # until a head says otherwise
@@ -292,7 +292,9 @@ class Attempt:
         if self._over:
             return
         if self._unstreamed is None:
-            self._flush_rest()
+            block = self._framer.last()
+            if block:
+                self._take(block)
             self._judge_end()
         else:
             self._unwrap(self._unstreamed.judge())
@@ -322,17 +324,17 @@ class Attempt:
             text = "the backend ended its answer before it was complete"
             self.fail(BackendError(ErrorCode.UPSTREAM_TRUNCATED, text))
 
-    def _flush_rest(self) -> None:
-        """A last NDJSON line may lack its newline; an unfinished SSE event is discarded (WHATWG HTML 9.2.6)."""
-        if isinstance(self._framer, NdjsonFramer) and self._framer.rest.strip():
-            block = self._framer.feed(b"\n")
-            if block:
-                self._take(block)
-
     def lost(self, error: BackendError) -> None:
         """The connection broke."""
         self._flight.exchange = None
         self.fail(error)
+
+
+@lru_cache(64)
+def _searched(secrets: tuple[str, ...]) -> tuple[tuple[bytes, ...], int]:
+    """A backend's secrets as they are looked for in its answers, and how long the shortest is."""
+    found = tuple(secret.encode() for secret in secrets)
+    return found, shortest(found)
 
 
 def _framer(framing: str, limit: int) -> Framer:

@@ -20,7 +20,9 @@ _PARAMS = (("after", 0), ("starting_after", 1), ("startIndex", 0), ("from", 0), 
 
 def split_event_id(text: str) -> tuple[str, int]:
     """(stream id, frames received) of a `Last-Event-ID`; the id is "" for a bare number. Raises INVALID_REQUEST."""
-    stream_id, _, number = text.strip().rpartition(".")
+    stream_id, dot, number = text.strip().rpartition(".")
+    if dot and not stream_id:
+        raise _wrong("Last-Event-ID", "the id of an event of this stream")
     return stream_id, _number("Last-Event-ID", number)
 
 

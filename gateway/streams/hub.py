@@ -10,7 +10,7 @@ from gateway.streams.archive import Archive, Recording
 from gateway.streams.course import Opener
 from gateway.streams.names import stream_key
 from gateway.streams.plan import Plan
-from gateway.streams.producer import Producer
+from gateway.streams.producer import Hold, Producer
 from gateway.streams.settle import outlived, settle
 from gateway.streams.stream import Entry, Identity, Receipt, State, Stream
 from gateway.streams.views import about_of
@@ -31,6 +31,7 @@ class Hub:
         self.running: dict[str, Producer] = {}
         self._finished = finished
         self._archive = archive
+        self.hold: Hold | None = None
         self.ending: Callable[[Producer], object] = lambda producer: None  # told of one that `settles`
 
     def __len__(self) -> int:
@@ -42,6 +43,7 @@ class Hub:
     def open(self, identity: Identity, plan: Plan, transport: Opener, now: float) -> Producer:
         """Create a stream and its producer; the caller attaches a reader and calls `start`."""
         producer = Producer(Stream(identity, now), plan, transport, self._ended)
+        producer.hold = self.hold
         self.running[stream_key(identity.id, identity.owner)] = producer
         return producer
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -29,6 +30,7 @@ from gateway.streams.view import View
 from gateway.streams.views import about_of, make_view
 from gateway.streams.visibility import Visibility
 
+Hold = Callable[[Callable[[], object]], bool]  # told what is to be done; True: it will be, later
 _FAILED = {ErrorCode.UPSTREAM_TRUNCATED: State.UPSTREAM_TRUNCATED, ErrorCode.TIMED_OUT: State.TIMED_OUT}
 
 
@@ -47,11 +49,14 @@ class Producer:
         self.heard = False  # its client was told of it, and may come back for it
         self.moved = False  # another node goes on with it: nothing of it ends here
         self.ahead = False  # readers were to see nothing that is not safe
+        self.hold: Hold | None = None  # asked before it ends
         self.look_at = 0.0  # the watchdog's mark
         self.transcript = Transcript(plan.limits.transcript_cap)
         self._loop = asyncio.get_running_loop()
         self._on_end = on_end
         self._expired = False
+        self._admitted = stream.identity
+        self._ending: Ending | None = None  # how it ended, once it has
         self._readership = Readership(stream, self.transcript, plan.on_disconnect, self._deserted)
         self.readers = self._readership.readers
         self._visibility: Visibility | None = None  # None: readers see a block as it comes
@@ -153,6 +158,8 @@ class Producer:
         """The view of the client that started the stream, at the moment its head goes out: `view`, made of `about` at
         admission, or another where another backend answers."""
         self.opened = True
+        if self.driver is self.plan.driver and self.stream.identity is self._admitted:
+            return view
         now = about_of(self.stream.identity, include_usage=self.plan.include_usage, dialect=self.driver.dialect)
         return view if self.driver is self.plan.driver and now == about else make_view(self.driver, protocol, now)
 
@@ -197,7 +204,11 @@ class Producer:
         finish: FinishReason | None = None,
         error: BackendError | None = None,
     ) -> bool:
-        """Every ending goes through here: terminal state, upstream closed, readers told. True for the first."""
+        """Every ending goes through here: terminal state, upstream closed, readers told. True for the first. Where it
+        cannot be known now whose stream it is, that waits, but for the upstream: nobody needs it any more."""
+        if self.hold and self.hold(partial(self.stop, state, by=by, reason=reason, finish=finish, error=error)):
+            self._succession.close(completed=state is State.COMPLETED)
+            return False
         if not self.stream.end(state, self._loop.time(), by=by, reason=reason, finish=finish, error=error):
             return False
         self._succession.close(completed=state is State.COMPLETED)
@@ -217,7 +228,12 @@ class Producer:
 
     def ending(self) -> Ending:
         """How the stream ended, for the readers' last frame."""
-        return ending(self.stream, self.tap, self.plan.prompt_chars)
+        if self._ending is not None:
+            return self._ending
+        found = ending(self.stream, self.tap, self.plan.prompt_chars)
+        if self.stream.receipt is not None:
+            self._ending = found
+        return found
 
     def completed(self, finish: FinishReason) -> None:
         """The backend said the end; readers render the last block with their ending."""

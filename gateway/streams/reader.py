@@ -43,6 +43,12 @@ class Wired(Protocol):
     def wrote(self, at: float = 0.0) -> None:
         """Chunks went out by the wire, the last one at this time, where that is known. May set `blocked`."""
 
+    def gather(self) -> None:
+        """What is written from now on goes out as one, at `release`; both within the same turn of the loop."""
+
+    def release(self) -> None:
+        """Write what was gathered. Idempotent."""
+
 
 class Shortcut(Protocol):
     """A shorter road of plain blocks to a reader (`lane`)."""
@@ -217,8 +223,12 @@ class Reader:
         self.rest()
         if self.output.blocked:
             self.wake()
-        else:
+        elif self.wired is None:
             self.flush()
+        else:
+            self.wired.gather()
+            self.flush()
+            self.wired.release()
 
     def _give_up(self, error: BackendError) -> None:
         ending = Ending(finish="error", usage=Usage(), usage_estimated=True, tokens=0, error=error)

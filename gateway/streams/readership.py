@@ -43,6 +43,7 @@ class Readership:
         """One reader more. A lane has one reader: it closes."""
         self._stop_waiting()
         self.rest()
+        self._stream.read(True)
         self.readers.append(reader)
 
     def leave(self, reader: Reader, why: str) -> None:
@@ -52,6 +53,7 @@ class Readership:
         reader.abandon()
         if self.readers or self._stream.state.terminal:
             return
+        self._stream.read(False)
         self.pressure.read_on()
         if self._policy.action == "cancel":
             self._desert(why)

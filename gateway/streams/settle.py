@@ -74,6 +74,7 @@ def so_far(stream: Stream, *, tap: Tap | None, bytes_in: int, now: float, ended_
         first_token_ms=None if stream.first_token is None else _ms(stream.first_token - stream.accepted),
         duration_ms=_ms(end - stream.accepted),
         token_count=stream.tokens,
+        unread_tokens=stream.unread,
         finish_reason=finish_of(stream, tap),
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,

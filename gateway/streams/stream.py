@@ -6,8 +6,8 @@ Law: exactly one terminal state, set by `end`, which returns True to exactly one
 from __future__ import annotations
 
 import base64
+import os
 import re
-import secrets
 from enum import Enum
 from typing import Any, Protocol
 
@@ -48,10 +48,37 @@ NEXT: dict[State, frozenset[State]] = {
 }
 
 
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(one + other for one in _BASE32 for other in _BASE32)
+_SHIFTS = range(150, -10, -10)
+_LUCK = 14  # random bytes of an id
+
+
+class _Luck:
+    """Random bytes of the system's, asked for many ids at once. A forked process has none of its parent's."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._bytes = b""
+
+    def take(self) -> int:
+        """Those of one id."""
+        if not self._bytes:
+            self._bytes = os.urandom(64 * _LUCK)
+        taken, self._bytes = self._bytes[:_LUCK], self._bytes[_LUCK:]
+        return int.from_bytes(taken)
+
+
+_luck = _Luck()
+
+
 def new_stream_id(now_ms: int) -> str:
     """`st_` + 32 lower-case base32 characters: 48 bits of Unix milliseconds, 112 random bits. Sorts by time."""
-    raw = (now_ms & (2**48 - 1)).to_bytes(6, "big") + secrets.token_bytes(14)
-    return "st_" + base64.b32encode(raw).decode("ascii").lower()
+    number = (now_ms & (2**48 - 1)) << 8 * _LUCK | _luck.take()
+    return "st_" + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def born_ms(stream_id: str) -> int | None:
@@ -107,7 +134,7 @@ class Entry(Struct, rename="camel"):
     survives: bool = False  # likewise
 
 
-class Try(Struct, frozen=True, rename="camel"):
+class Try(Struct, frozen=True, gc=False, rename="camel"):
     """One attempt that was not the last: `kind` is start, continue or restart; `outcome` an error code, or why it was
     no longer wanted; `tokens` what it gave."""
 
@@ -154,6 +181,7 @@ class Receipt(Struct, frozen=True, rename="camel", omit_defaults=False):
     error_message: str = ""
     tries: tuple[Try, ...] = ()  # attempts before the last
     last: Try | None = None  # the last, where there were several
+    unread_tokens: int = 0  # of `token_count`: came while nobody read
     degraded: str = ""  # what the client got was cached, message, or partial; empty: an answer, or an error
 
 
@@ -169,8 +197,10 @@ class Stream:
     """The mutable heart of a stream; owned by its producer."""
 
     __slots__ = (
+        "_alone",
         "_counted",
         "_counter",
+        "_unread",
         "accepted",
         "attempts",
         "degraded",
@@ -198,6 +228,8 @@ class Stream:
         self.max_gap = 0.0
         self._counted = 0
         self._counter: Counter | None = None
+        self._unread = 0
+        self._alone: int | None = 0  # the number of deltas when the last reader left; None: somebody reads
         self.attempts = 1
         self.degraded = ""
         self.ended: float | None = None
@@ -229,6 +261,16 @@ class Stream:
     def tokens(self) -> int:
         """Content deltas so far."""
         return self._counted if self._counter is None else self._counted + self._counter.tokens
+
+    def read(self, anybody: bool) -> None:
+        """Whether anybody reads from now on."""
+        self._unread = self.unread
+        self._alone = None if anybody else self.tokens
+
+    @property
+    def unread(self) -> int:
+        """Content deltas that came while nobody read: what the disconnect policy cost."""
+        return self._unread if self._alone is None else self._unread + self.tokens - self._alone
 
     def count_by(self, counter: Counter) -> None:
         """From now on `counter` counts, beginning with what it has counted already; what was before stays."""

@@ -96,7 +96,9 @@ class Succession:
             self._principal.failed(error)
 
     def close(self, *, completed: bool) -> None:
-        """The stream ended: no attempt is wanted any longer. `completed`: their connections may be kept."""
+        """The stream ended: no attempt is wanted any longer. `completed`: their connections may be kept. Idempotent."""
+        if self._principal is None:
+            return
         for timer in self._timers:
             timer.cancel()
         for attempt in self._attempts:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from support.fleet import LEASE, client, config, get, node, stream, until
-from support.gateway import ROOT
+from support.gateway import ROOT, Gateway
 from support.process import free_port
 from support.redis_server import BINARY, RedisServer
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 
 LONG = "[tokens=100000] [rate=3]"
+
+
+def summaries(gateway: Gateway) -> list[dict[str, Any]]:
+    """The lines of ended streams in a node's log."""
+    found = [json.loads(line) for line in gateway.log.splitlines() if line.startswith("{")]
+    return [line for line in found if line["event"] == "stream"]
 
 
 async def _rest(answer: aiohttp.ClientResponse) -> str:
@@ -57,6 +66,7 @@ async def test_a_killed_nodes_streams_all_get_a_receipt(count: int) -> None:
             numbers = await get(session, f"{b.url}/api/streaming/statistics")
             assert numbers["states"]["node_lost"] == count
             assert numbers["tokens"] == sum(r["completionTokens"] for r in receipts)
+            assert Counter(line["stream"] for at in (a, b) for line in summaries(at)) == dict.fromkeys(names, 1)
             print(f"\n{count} streams node_lost {took:.2f} s after kill -9 (lease {LEASE:g} s), one receipt each")
             assert took < LEASE + 1.5
 
@@ -91,6 +101,8 @@ async def test_a_frozen_node_comes_back_and_finds_itself_replaced() -> None:
                 for i in range(20):
                     found = await get(session, f"{gateway.url}/api/streaming/f{i}")
                     assert found["receipt"] == buried[i]
+            ends = Counter(line["stream"] for at in (a, b) for line in summaries(at))
+            assert ends == {f"f{i}": 1 for i in range(20)}
             async with stream(session, a, "again", directives="[tokens=3]") as again:
                 assert "event: done" in (await again.content.read()).decode()
             await until(session, f"{b.url}/api/streaming/again", lambda body: body.get("receipt", {}).get("endedAt"), 3)

@@ -14,6 +14,7 @@ from support.delay_proxy import DelayProxy
 from support.redis_server import BINARY, RedisServer
 from support.registry_nodes import Node, until
 
+from backends.contract.errors import BackendError, ErrorCode
 from gateway.registry.base import Entry
 from gateway.registry.redis_client import Away, Op
 from gateway.streams.stream import Receipt
@@ -29,7 +30,7 @@ def server() -> Iterator[RedisServer]:
 
 def well(node: Node) -> bool:
     """Connected, and nothing waits."""
-    return node.registry.health()["status"] == "healthy" and not node.registry.fleet.queue
+    return node.registry.health()["status"] == "healthy" and not node.registry.fleet.pending
 
 
 async def test_a_lost_answer_is_not_done_twice(server: RedisServer) -> None:
@@ -64,6 +65,60 @@ async def test_a_claim_whose_answer_got_lost_can_be_given_back(server: RedisServ
         assert await a.registry.claim("x", "acme")  # at once, from any node
         assert not await b.registry.claim("x", "acme")
         assert await b.registry.claim("x", "other")  # ids are each owner's own
+
+
+async def test_a_claim_given_back_while_it_is_on_its_way(server: RedisServer) -> None:
+    """A claim of a time without Redis is told later: given back in that moment, it would be put into the queue again
+    when its answer got lost, behind the word that gave it back, and hold the id for an hour."""
+    async with DelayProxy(server.port) as proxy, Node("a", proxy.url) as a, Node("b", server.url) as b:
+        a.freeze()
+        a.registry.link.trip("away for the test")
+        assert await a.registry.claim("x", "acme")
+        a.registry.link.recovered()
+        proxy.losing = 1
+        telling = asyncio.create_task(a.registry.fleet.flush())
+        await asyncio.sleep(0)
+        assert a.registry.fleet.pending == 1
+        assert not a.registry.fleet.queue
+        await a.registry.unclaim("x", "acme")
+        with pytest.raises(Away):
+            await telling
+        a.thaw()
+        assert await until(lambda: well(a))
+        assert await b.registry.claim("x", "acme")
+
+
+async def test_a_cancel_whose_answer_got_lost_is_asked_again(server: RedisServer) -> None:
+    """A wish that never reached the stream's node would be called pending, and nobody would stop the stream."""
+    async with DelayProxy(server.port) as proxy, Node("a", server.url) as a, Node("b", proxy.url) as b:
+        a.open("s1")
+        assert await until(lambda: _sees(b, ["s1"]))
+        find = b.registry.abroad.find
+
+        async def found(stream_id: str, owner: str | None) -> Any:
+            answer = await find(stream_id, owner)
+            proxy.losing = 1
+            return answer
+
+        b.registry.abroad.find = found  # type: ignore[method-assign]  # the moment between the two questions
+        answer = await b.registry.cancel("s1", "acme", by="client", reason="deleted", wait=3)
+        assert (proxy.lost, answer.outcome, answer.state) == (1, "done", "cancelled")
+
+
+@pytest.mark.parametrize("limit", ["maxmemory", "min-replicas-to-write"])
+async def test_a_refused_wish_is_not_called_pending(server: RedisServer, limit: str) -> None:
+    """Who cancels through another node would be told to wait for what nobody has heard of."""
+    async with Node("a", server.url) as a, Node("b", server.url) as b:
+        a.open("s1")
+        assert await until(lambda: _sees(b, ["s1"]))
+        server.command("CONFIG", "SET", limit, "1")
+        with pytest.raises(BackendError) as refused:
+            await b.registry.cancel("s1", "acme", by="client", reason="deleted", wait=0.2)
+        assert refused.value.code is ErrorCode.REGISTRY_AWAY
+        server.command("CONFIG", "SET", limit, "0")
+        assert await until(lambda: well(a) and well(b))
+        answer = await b.registry.cancel("s1", "acme", by="client", reason="deleted", wait=3)
+        assert answer.outcome == "done"
 
 
 async def test_a_caller_that_leaves_within_a_claim_leaves_nothing(server: RedisServer) -> None:

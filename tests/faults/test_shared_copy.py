@@ -16,6 +16,9 @@ from support.redis_server import BINARY, RedisServer
 from support.resuming import END, ends, fleet_config, post, read, rest_of, token, two
 from support.upstream import Upstream, head
 
+from config.schema import Streams
+from config.values import Size
+
 pytestmark = pytest.mark.skipif(BINARY is None, reason="redis-server is not installed")
 
 LEASE = 1.0
@@ -206,12 +209,34 @@ async def test_the_shared_copy_is_damaged(redis: RedisServer) -> None:
         key = "headgate:log:{x@anonymous}"
         redis.command("LSET", key, "1", "gone")
         redis.command("LREM", key, "1", "gone")
-        await read(at_b, "/api/streaming/x?protocol=native", 410)
+        async with at_b.get("/api/streaming/x?protocol=native") as answer:
+            assert (answer.status, (await answer.json())["state"]) == (410, "completed")
         other = "headgate:log:{y@anonymous}"
         redis.command("DEL", other)
         redis.command("SET", other, "what is this")
         await read(at_b, "/api/streaming/y?protocol=native", 410)
         assert b"event: done" in await read(at_a, "/api/streaming/x?protocol=native")
+
+
+async def test_a_copy_without_its_beginning(redis: RedisServer) -> None:
+    """Of a stream that is in full swing, or has ended well, a client elsewhere would be told that it had not begun."""
+    script = [head(), *(part for i in range(40) for part in (token("w" * 200), 0.02)), 1.5, END, b"0\r\n\r\n"]
+    async with Upstream(script) as up:
+        config = fleet_config(up.url, redis.url, streams=Streams(transcript_cap=Size(2000)))
+        async with two(config) as (_, at_a, _b, at_b):
+            started = asyncio.create_task(post(at_a, "x"))
+            await shared(redis, "x")
+            first = "headgate:log:{x@anonymous}", "0"
+            deadline = time.monotonic() + 5
+            while " m" in redis.command("LINDEX", *first).split("\n")[1]:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            for state in ("streaming", "completed"):
+                async with at_b.get("/api/streaming/x?protocol=native") as answer:
+                    body = await answer.json()
+                assert (answer.status, body["error"]["code"], body["state"]) == (410, "cursor_expired", state)
+                await started
+                await asyncio.sleep(0.3)
 
 
 async def test_no_redis_at_the_start() -> None:

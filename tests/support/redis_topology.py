@@ -15,7 +15,7 @@ from support.redis_server import BINARY, RedisServer
 
 
 class Sentinelled:
-    """One primary, one replica, one Sentinel that fails over after 300 ms. `url` is the gateway's."""
+    """One primary, one replica, one Sentinel that fails over after 600 ms. `url` is the gateway's."""
 
     def __init__(self) -> None:
         self.primary, self.replica = RedisServer(), RedisServer()
@@ -38,7 +38,7 @@ class Sentinelled:
         path.write_text(
             f"port {self._port}\nbind 127.0.0.1\ndir {self._folder.name}\n"
             f"sentinel monitor main 127.0.0.1 {self.primary.port} 1\n"
-            "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 3000\n"
+            "sentinel down-after-milliseconds main 600\nsentinel failover-timeout main 3000\n"
         )
         self._process = subprocess.Popen(
             [str(BINARY), str(path), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -66,7 +66,16 @@ class Heir(Heirs):
         alive = set() if living is None else living
         runs: Callable[[str], bool] = lambda key: any(legacy.stream.key == key for legacy in self.taken)  # noqa: E731
         super().__init__(
-            name, link, LAYOUT, SHARED, lambda: {"up": DRIVER}, 1 << 20, lambda: frozenset(alive), runs, self._note
+            name,
+            link,
+            LAYOUT,
+            SHARED,
+            lambda: {"up": DRIVER},
+            1 << 20,
+            lambda: frozenset(alive),
+            runs,
+            self._note,
+            lambda _node: None,
         )
         self.pushed: list[Op] = []
         self.accept = self._take

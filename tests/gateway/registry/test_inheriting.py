@@ -25,6 +25,7 @@ from gateway.registry.shared_layout import (
     meta_words,
     position,
 )
+from gateway.streams.alike import UNLIKE
 from gateway.streams.legacy import tries_of
 from gateway.streams.reader import Reader
 from gateway.streams.release import released
@@ -156,14 +157,14 @@ async def test_a_frame_is_shown_once_it_is_safe_by_whichever_road() -> None:
     kept.begin(DRIVER)
     kept.append(b"0")
     kept.append(b"1")
-    one = Blocks(0, [b"0"], b"0", None)
+    one = Blocks(0, b"0", ["0"], UNLIKE)
     assert not released(veil, one, [cast(Reader, Elsewhere())])
     assert not released(veil, one, [])
     assert veil.shown.tip == 0
     assert not veil.follows(one)  # nothing of its segment is shown yet
     assert veil.lift(1)
     assert not veil.follows(one)
-    assert veil.follows(Blocks(1, [b"1"], b"1", None))
+    assert veil.follows(Blocks(1, b"1", ["1"], UNLIKE))
     assert veil.shown.blocks == [b"0", b"1"]
     assert (veil.shown.total, veil.shown.size, veil.shown.base) == (2, 2, 0)
     kept.append(b"23")

@@ -282,7 +282,7 @@ async def test_hung_redis_never_holds_up_a_stream(server: RedisServer) -> None:
         assert time.monotonic() - began < 0.3
         assert a.registry.health()["status"] == "degraded"
         server.resume()
-        assert await until(lambda: a.registry.health()["status"] == "healthy" and not a.registry.fleet.queue)
+        assert await until(lambda: a.registry.health()["status"] == "healthy" and not a.registry.fleet.pending)
         assert "s2" in server.command("HKEYS", "headgate:streams:{a}")
         assert (await a.registry.statistics(None))["states"]["completed"] == 1
 
@@ -335,7 +335,7 @@ async def test_refusing_redis_degrades(server: RedisServer, hurt: tuple[str, ...
         assert await until(lambda: a.registry.health()["status"] == "degraded")
         assert (await a.registry.admit("k", 1, "s2")).allowed
         server.command(*heal)
-        assert await until(lambda: a.registry.health()["status"] == "healthy" and not a.registry.fleet.queue)
+        assert await until(lambda: a.registry.health()["status"] == "healthy" and not a.registry.fleet.pending)
         assert (await a.registry.statistics(None))["states"]["completed"] == 1
 
 
@@ -408,3 +408,36 @@ async def test_one_trial_in_the_fleet(server: RedisServer) -> None:
         a.registry.unclaim_probe("up")
         assert await until(lambda: b.registry.claim_probe("up", 0.1))
         assert await until(lambda: a.registry.claim_probe("up", 30))
+
+
+async def test_counters_of_a_node_that_dies_after_redis_was_emptied(server: RedisServer) -> None:
+    """What it had counted since would be in nobody's statistics, and its streams in nobody's list."""
+    async with Node("a", server.url, lease=6.0) as a, Node("b", server.url, lease=6.0) as b:
+        await both(a, b)
+        a.open("s1")
+        a.open("s2")
+        assert await until(lambda: _listed(b, ["s1", "s2"]))
+        await a.registry.fleet.beat()  # so that the next one is far
+        server.command("FLUSHALL")
+        a.close("s1")
+        await a.registry.fleet.flush()
+        a.freeze()
+        await asyncio.sleep(1.0)  # the other one has looked who is there
+        assert await until(lambda: _counted(b, "completed", 1), 3)
+        a.streams.clear()
+
+
+async def _counted(node: Node, state: str, count: int) -> bool:
+    return bool((await node.registry.statistics(None))["states"][state] == count)
+
+
+async def test_an_emptied_redis_is_noticed_soon(server: RedisServer) -> None:
+    """Running streams would be in nobody's list, and lost without a receipt, for a third of a lease."""
+    async with Node("a", server.url, lease=12.0) as a:
+        a.open("s1")
+        listed = "headgate:streams:{a}"
+        assert await until(lambda: server.command("HLEN", listed) == ":1\r\n")
+        await a.registry.fleet.look()
+        await a.registry.fleet.beat()
+        server.command("FLUSHALL")
+        assert await until(lambda: server.command("HLEN", listed) == ":1\r\n", 2.5)

@@ -62,7 +62,9 @@ async def test_who_asks_for_one_is_told_and_others_are_read(link: Link) -> None:
 async def test_one_is_buried(link: Link) -> None:
     """A node would look for the end of such a stream of a dead node for ever, and bury none of that node's."""
 
-    heir = Heirs("c", link, LAYOUT, SHARED, dict, 1 << 20, frozenset, lambda _key: False, lambda _op: None)
+    heir = Heirs(
+        "c", link, LAYOUT, SHARED, dict, 1 << 20, frozenset, lambda _key: False, lambda _op: None, lambda _node: None
+    )
     heir.accept = lambda _legacy: True
     async with asyncio.timeout(5):
         (receipt,) = await heir.inherit("a", [entry_of("x", "o", survives=True)])
