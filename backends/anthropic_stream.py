@@ -24,6 +24,7 @@ from backends.contract.events import (
     ToolResult,
     Usage,
 )
+from backends.contract.halves import read_json
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 
@@ -52,7 +53,7 @@ class AnthropicDecoder(Decoder):
             if self.done or self._failed:
                 break
             try:
-                self._event(msgspec.json.decode(data), out)
+                self._event(read_json(data), out)
             except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
                 self._failed = True
                 out.append(Failed(unreadable("an event")))

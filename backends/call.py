@@ -134,6 +134,9 @@ class Call(Exchange):
             self.abort()  # between two tries: there is nothing to keep
             return
         self.sink = _Drain(self)
+        body = self._connection._body
+        if body is not None and body.done:
+            return  # all of it is read: the connection is about to say so
         self._drain = asyncio.get_running_loop().call_later(DRAIN_SECONDS, self.abort)
         self.resume()
 

@@ -14,6 +14,7 @@ import msgspec
 from backends.base import Decoder
 from backends.contract.errors import BackendError
 from backends.contract.events import Event, Failed, Start, Usage
+from backends.contract.halves import read_json
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 from backends.google_candidate import CandidateReader, OtherCandidates, text_of
@@ -38,7 +39,7 @@ class GoogleDecoder(Decoder):
             if self._failed:
                 break
             try:
-                self._chunk(msgspec.json.decode(data), out)
+                self._chunk(read_json(data), out)
             except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
                 self._fail(out, unreadable("a chunk"))
         return out

@@ -19,6 +19,7 @@ _MAX_TRAILERS = 16 * 1024
 _SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _SIZE_START = re.compile(rb"[0-9a-fA-F]{0,15}|[0-9a-fA-F]{1,15}[ \t]*(?:;[^\r\n]*)?\r?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_LAST = b"0\r\n\r\n"  # the chunk that ends a body, and no trailers
 
 
 # Plain size lines of the chunks that tokens come in -> the length of a read that is exactly one such chunk.
@@ -212,7 +213,18 @@ class ChunkedBody(Body):
         parts: list[bytes] = []
         pos, end = 0, len(data)
         while pos < end and not self.done:
-            if self._step == self._DATA:
+            if self._step == self._SIZE:
+                start = data.find(b"\n", pos, pos + 8) + 1
+                after = pos + CHUNKS.get(data[pos:start], end + 1)
+                if after <= end and data.endswith(b"\r\n", pos, after):  # whole, as most are
+                    parts.append(data[start : after - 2])
+                    pos = after
+                    continue
+                if data.startswith(_LAST, pos):
+                    self.done = True
+                    pos += len(_LAST)
+                    break
+            elif self._step == self._DATA:
                 part = data[pos : pos + self._left]
                 parts.append(part)
                 pos += len(part)

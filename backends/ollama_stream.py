@@ -22,6 +22,7 @@ from backends.contract.events import (
     ToolCallDelta,
     Usage,
 )  # fmt: skip
+from backends.contract.halves import read_json
 from backends.contract.payload import BOM
 from backends.contract.refusal import in_stream, unreadable
 
@@ -45,7 +46,7 @@ class OllamaDecoder(Decoder):
             if not line.strip():
                 continue
             try:
-                self._line(msgspec.json.decode(line.removeprefix(BOM)), out)
+                self._line(read_json(line.removeprefix(BOM)), out)
             except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, RecursionError):
                 self._fail(out, unreadable("a line"))
         return out

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from backends.contract.events import Event, Finish, OtherChoice, ReasoningDelta, TextDelta, ToolCallDelta
-from backends.openai_chunk import FINISH, Choice, Tool, citations, logprob_items, spoken, text_logprob_items
+from backends.openai_chunk import FINISH, Choice, Function, Tool, citations, logprob_items, spoken, text_logprob_items
+
+_FUNCTION = -1  # stands for the index `function_call` lacks
 
 
 class ChoiceReader:
@@ -39,6 +41,8 @@ class ChoiceReader:
                 out.extend(citations(delta.annotations))
             for tool in delta.tool_calls or ():
                 self._tool(tool, out)
+            if delta.function_call is not None:
+                self._function(delta.function_call, out)
         else:
             if choice.logprobs is not None:
                 self._logprobs += text_logprob_items(choice.logprobs)
@@ -54,6 +58,13 @@ class ChoiceReader:
             self._logprobs = []
         elif text:
             out.append(TextDelta(text))
+
+    def _function(self, said: Any, out: list[Event]) -> None:
+        """`function_call`: one call, which has neither index nor id."""
+        name, arguments = (said.get("name"), said.get("arguments")) if isinstance(said, dict) else (None, None)
+        name = name if isinstance(name, str) else None
+        if name or arguments:
+            self._tool(Tool(_FUNCTION, function=Function(name, arguments)), out)
 
     def _tool(self, tool: Tool, out: list[Event]) -> None:
         function = tool.function

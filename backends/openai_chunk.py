@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from backends.contract.events import Citation, FinishReason, Usage
+from backends.contract.halves import reading
 
 FINISH: dict[str, FinishReason] = {  # what is not here means stop
     "length": "length",
@@ -41,6 +42,7 @@ class Delta(msgspec.Struct):
     reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[Tool] | None = None
+    function_call: Any = None  # the oldest form of a tool call: a function's name, then its arguments in pieces
     annotations: Any = None
 
 
@@ -71,9 +73,10 @@ class Chunk(msgspec.Struct):
     choices: list[Choice] | None = None
     usage: Counts | None = None
     error: Any = None
+    error_type: Any = None  # of an error that is a text (TGI)
 
 
-decode = msgspec.json.Decoder(Chunk).decode
+decode = reading(msgspec.json.Decoder(Chunk).decode)
 
 
 def usage_of(usage: Counts) -> Usage:

@@ -25,6 +25,7 @@ from backends.contract.events import (
     ToolResult,
     Usage,
 )
+from backends.contract.halves import reading
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 from backends.openai_responses_calls import CallSlots
@@ -52,7 +53,7 @@ class _Said(msgspec.Struct):
     param: Any = None
 
 
-_decode = msgspec.json.Decoder(_Said).decode
+_decode = reading(msgspec.json.Decoder(_Said).decode)
 
 
 class ResponsesDecoder(Decoder):

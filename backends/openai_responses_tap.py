@@ -12,7 +12,7 @@ class ResponsesTap(DecoderTap):
     anything else goes to the decoder.
 
     Law: scanned counts equal decoded ones. The names searched for cannot occur inside JSON text, where their quotes are
-    escaped. `chars` stays 0: it is not cheaply known here. `answer_id` is the backend's own id of the answer.
+    escaped. `chars` grows only where something is decoded. `answer_id` is the backend's own id of the answer.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -41,6 +41,3 @@ class ResponsesTap(DecoderTap):
             if isinstance(event, Start):
                 self.answer_id = event.id
         super().note(events)
-
-    def _content(self, text: str) -> None:
-        self.tokens += 1

@@ -54,7 +54,10 @@ class OpenAIDecoder(Decoder):
             self._fail(out, Failed(unreadable("a chunk")))
             return
         if chunk.error is not None or name == b"error" or chunk.object == "error":
-            self._fail(out, Failed(in_stream(chunk.error or msgspec.json.decode(data), self._secrets)))
+            error = chunk.error or msgspec.json.decode(data)
+            if isinstance(error, str) and chunk.error_type is not None:
+                error = {"message": error, "type": chunk.error_type}
+            self._fail(out, Failed(in_stream(error, self._secrets)))
             return
         if not self._started:
             self._started = True

@@ -43,23 +43,29 @@ class Renderer:
         for name, value in self._extra.values():
             if not _sendable(name, value):
                 raise ValueError(f"header {name!r} holds a character that a header may not hold")
+        self._asked, self._start = ("", ""), ""  # the method and path of the last request, and their line
         self._last: tuple[object, str] = (None, "")  # the headers of the last request, and their lines
         self._tail = "Accept-Encoding: identity\r\n" + ("" if keepalive else "Connection: close\r\n")
 
     def render(self, request: HttpRequest) -> bytes:
         """Head and body. Raises BackendError INVALID_REQUEST, which never quotes a value."""
-        target = self._prefix + request.path
-        if _TARGET.fullmatch(target) is None or _TOKEN.fullmatch(request.method) is None:
-            raise BackendError(
-                ErrorCode.INVALID_REQUEST, "the request's path holds a character that a path may not hold"
-            )
+        asked = request.method, request.path
+        if asked != self._asked:  # streams of one API all ask the same
+            self._start, self._asked = self._line(*asked), asked
         length = (
             f"Content-Length: {len(request.body)}\r\n" if request.body or request.method not in ("GET", "HEAD") else ""
         )
         if request.headers is not self._last[0]:  # most drivers send the very same ones each time
             self._last = request.headers, self._lines(request.headers)
-        head = f"{request.method} {target} HTTP/1.1\r\n{self._last[1]}{length}{self._tail}\r\n"
-        return head.encode() + request.body
+        return f"{self._start}{self._last[1]}{length}{self._tail}\r\n".encode() + request.body
+
+    def _line(self, method: str, path: str) -> str:
+        target = self._prefix + path
+        if _TARGET.fullmatch(target) is None or _TOKEN.fullmatch(method) is None:
+            raise BackendError(
+                ErrorCode.INVALID_REQUEST, "the request's path holds a character that a path may not hold"
+            )
+        return f"{method} {target} HTTP/1.1\r\n"
 
     def _lines(self, own: Iterable[tuple[str, str]]) -> str:
         headers = dict(self._fixed)

@@ -17,6 +17,7 @@ from backends.base import Driver as BaseDriver
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.events import Event, Failed, Finish, FinishReason, Start, TextDelta, Usage
 from backends.contract.fit import Feature
+from backends.contract.halves import reading
 from backends.contract.payload import sse_events
 from backends.contract.refusal import in_stream, unreadable
 from backends.contract.request import ChatRequest
@@ -58,7 +59,7 @@ class _Event(Struct):
     error_type: str = ""
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decode = reading(msgspec.json.Decoder(_Event).decode)
 
 
 # `/generate_stream`: a prompt, and how to sample.

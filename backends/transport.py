@@ -74,7 +74,7 @@ class Transport:
         if self._pool is None or self._renderer is None or self._closed:
             state = "is closed" if self._closed else "has no url"
             raise BackendError(ErrorCode.UPSTREAM_FAILED, f"backend {self._driver.name} {state}")
-        call = self._call(request, sink, self._pool, self._renderer)
+        call = self._call(request, sink, self._renderer)
         call.start(await self._pool.take(fresh=False))
         self._live.add(call)
         return call
@@ -83,24 +83,33 @@ class Transport:
         """As `open`, where a connection is kept and nothing has to be waited for; None: ask `open`."""
         if self._pool is None or self._renderer is None or self._closed or self._driver.script(request) is not None:
             return None
-        call = self._call(request, sink, self._pool, self._renderer)
         connection = self._pool.kept()
         if connection is None:
             return None
+        try:
+            call = self._call(request, sink, self._renderer)
+        except BackendError:
+            self._pool.give(connection)
+            raise
         call.start(connection)
         self._live.add(call)
         return call
 
-    def _call(self, request: HttpRequest, sink: Sink, pool: Pool, renderer: Renderer) -> Call:
+    def _call(self, request: HttpRequest, sink: Sink, renderer: Renderer) -> Call:
         return Call(
             self._driver.name,
             request.method,
             renderer.render(request),
             sink,
             reusable=self._keepalive,
-            take=lambda: pool.take(fresh=True),
+            take=self._fresh,
             over=self._over,
         )
+
+    async def _fresh(self) -> Connection:
+        """For a second try."""
+        assert self._pool is not None
+        return await self._pool.take(fresh=True)
 
     async def fetch(
         self,

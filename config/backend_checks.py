@@ -12,7 +12,11 @@ from config.repairs import REPAIRS
 from config.route_checks import traffic
 from config.schema import Backend
 
+_STRAY = "is there a line break behind it where it comes from?"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_NO_TEXT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_KEY = re.compile(r"[\x21-\x7e]*")
 _CREDENTIAL = re.compile(r"(?i)auth|key|token|cookie")  # in a header's name
 
 
@@ -31,8 +35,10 @@ def backends(seen: Material) -> Iterator[Finding]:
             if getattr(backend, limit) < 0:
                 yield Finding(f"{path}.{limit}", "must not be negative", "0: no limit")
         for header, value in backend.headers.items():
-            if not header.isascii() or any(c in header + value.reveal() for c in "\r\n\0"):
+            if _TOKEN.fullmatch(header) is None or _NO_TEXT.search(value.reveal()) is not None:
                 yield Finding(f"{path}.headers", "a name or value that no header may have", "one line of text each")
+        if _KEY.fullmatch(backend.api_key.reveal()) is None:
+            yield Finding(f"{path}.api_key", "holds a blank, a line break or another character that no key has", _STRAY)
         if seen.drivers is not None:
             yield from _driver(path, name, backend, seen, seen.drivers)
 

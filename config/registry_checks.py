@@ -24,6 +24,7 @@ _TLS = {
     "ssl_keyfile": (),
 }
 _PATH = "registry.url"
+SHORTEST_LEASE = 0.5  # seconds; nodes with a shorter one would be taken for lost whenever they are busy
 _ENCODE = "write '/', '#', '?' and '@' of a password as %2F, %23, %3F and %40"
 
 
@@ -40,6 +41,9 @@ def registry(seen: Material) -> Iterator[Finding]:
     for name in ("lease", "timeout", "tick"):
         if getattr(settings, name) <= 0:
             yield Finding(f"registry.{name}", "must be longer than nothing")
+    if 0 < settings.lease < SHORTEST_LEASE:
+        text = "is too short: a node that is busy would be taken for lost"
+        yield Finding("registry.lease", text, "500ms is the least; 15s is usual")
 
 
 def mortal(seen: Material) -> Iterator[Finding]:

@@ -18,6 +18,8 @@ from backends.contract.errors import BackendError, ErrorCode
 # The end of one line, then an empty line. Atomic: the two halves of a CRLF are never taken for two line ends.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
+_ENDED = re.compile(_BLANK_LINE.pattern + rb"\Z")
+
 
 class Framer(ABC):
     """One body's framer. `frames` counts the frames returned so far; `rest` is what is held back."""
@@ -45,8 +47,12 @@ class Framer(ABC):
         beyond the limit (bytes)."""
 
     @abstractmethod
+    def last(self) -> bytes:
+        """The body has ended: the frame that only waited for that, b"" for none. Raises as `feed`."""
+
+    @abstractmethod
     def split(self, block: bytes) -> list[bytes]:
-        """The frames of a block that `feed` returned."""
+        """The frames of a block that `feed` or `last` returned."""
 
     def _take(self, end: int) -> bytes:
         """Cut the first `end` bytes off what is held: a block. The only place that counts frames of a held block."""
@@ -81,6 +87,10 @@ class NdjsonFramer(Framer):
         self._held += data
         return self._take(max(0, self._held.rfind(b"\n", before) + 1))
 
+    def last(self) -> bytes:
+        """A last line may lack its newline."""
+        return self.feed(b"\n") if self._held.strip() else b""
+
     def split(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
         lines.pop()
@@ -107,6 +117,10 @@ class SseFramer(Framer):
         if not self._any_cr:
             self._any_cr = b"\r" in data
         return self._take((_last_cr_boundary if self._any_cr else _last_lf_boundary)(self._held, before))
+
+    def last(self) -> bytes:
+        """An event that ends with CR is complete now; an unfinished one is discarded (WHATWG HTML 9.2.6)."""
+        return self._take(len(self._held)) if _ENDED.search(self._held) else b""
 
     def split(self, block: bytes) -> list[bytes]:
         if b"\r" in block:

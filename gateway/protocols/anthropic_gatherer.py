@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from backends.contract.halves import read_json
 from backends.contract.payload import sse_events
 from gateway.protocols.anthropic_encoder import message_id
 from gateway.protocols.base import About, Ending, Gatherer
@@ -27,7 +28,7 @@ class MessageGatherer(Gatherer):
     def feed(self, block: bytes) -> None:
         for _, data in sse_events(block):
             try:
-                self._event(msgspec.json.decode(data))
+                self._event(read_json(data))
             except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, ValueError):
                 continue
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from backends.contract.halves import read_json
 from backends.contract.payload import sse_events
 from gateway.protocols.base import About, Ending, Gatherer
 
@@ -40,7 +41,7 @@ def objects(block: bytes) -> Iterator[dict[str, Any]]:
     """The objects of a block of SSE frames; what is none is left out."""
     for _, data in sse_events(block):
         try:
-            said = msgspec.json.decode(data)
+            said = read_json(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if isinstance(said, dict):

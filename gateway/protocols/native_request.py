@@ -13,21 +13,36 @@ from gateway.protocols.base import Asked
 from gateway.protocols.parsing import Fields, decode_object, invalid
 from gateway.protocols.turns import read_messages, read_tool_choice, read_tools
 
-# Query and path parameters that go before the field of the same name in the body.
-_TEXT_PARAMS = ("message", "conversation_id", "model", "backend", "user_id", "system")
-_NUMBER_PARAMS = ("temperature", "max_tokens")
+# Query and path parameters that go before the field of the same name in the body, in each spelling.
+_TEXT_PARAMS = {
+    "message": ("message",),
+    "conversation_id": ("conversation_id", "conversationId"),
+    "model": ("model",),
+    "backend": ("backend",),
+    "user_id": ("user_id", "userId"),
+    "workspaceId": ("workspace_id", "workspaceId"),
+    "system": ("system", "systemPrompt", "system_prompt"),
+}
+_NUMBER_PARAMS = {"temperature": ("temperature",), "max_tokens": ("max_tokens", "maxTokens")}
+
+
+def _said(params: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, str]:
+    """(name, value) of the first parameter that is there; empty texts where none is."""
+    return next(((name, params[name]) for name in names if params.get(name)), ("", ""))
 
 
 def _merged(data: dict[str, Any], params: Mapping[str, str]) -> dict[str, Any]:
     """The body with the parameters laid over it. Raises INVALID_REQUEST for numbers that are none."""
     merged = dict(data)
-    for name in _TEXT_PARAMS:
-        if params.get(name):
-            merged[name] = params[name]
-    for name in _NUMBER_PARAMS:
-        if params.get(name):
+    for field, names in _TEXT_PARAMS.items():
+        _, text = _said(params, names)
+        if text:
+            merged[field] = text
+    for field, names in _NUMBER_PARAMS.items():
+        name, text = _said(params, names)
+        if text:
             try:
-                merged[name] = float(params[name])
+                merged[field] = float(text)
             except ValueError:
                 raise invalid(name, "a number") from None
     return merged

@@ -14,6 +14,7 @@ import msgspec
 
 from backends.contract.errors import BackendError
 from backends.contract.events import Event, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta
+from backends.contract.halves import read_json
 from backends.contract.payload import BOM
 from gateway.protocols.answer import Calls, arguments_of
 from gateway.protocols.base import About, Answer, Encoder, Ending, Gatherer, ToolCallWhole
@@ -144,7 +145,7 @@ class Gathered(Gatherer):
     def feed(self, block: bytes) -> None:
         for line in block.split(b"\n"):
             try:
-                said = msgspec.json.decode(line.removeprefix(BOM))
+                said = read_json(line.removeprefix(BOM))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue  # the decoder has told of it
             if isinstance(said, dict):

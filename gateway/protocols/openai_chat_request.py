@@ -21,6 +21,8 @@ _READ = frozenset(ChatRequest.__struct_fields__) - {"extra", "dialect", "most", 
     "stream",
     "stream_options",
 }
+_PLAIN = {"max_completion_tokens", "max_tokens", "messages", "model", "stream", "stream_options", "temperature", "user"}
+_SELDOM = _READ - _PLAIN
 
 
 def read_chat(body: bytes) -> Asked:
@@ -60,6 +62,8 @@ def _attribute(said: dict[str, Any], name: str) -> str:
 
 
 def _request(fields: Fields) -> ChatRequest:
+    if _SELDOM.isdisjoint(fields.data):
+        return _plain(fields)
     n = fields.integer("n", low=1)
     tools, mode = read_allowed(fields, read_tools(fields, lenient=True))
     choice = mode or read_tool_choice(fields, lenient=True)
@@ -85,6 +89,18 @@ def _request(fields: Fields) -> ChatRequest:
         metadata=fields.object("metadata") or {},
         user=fields.text("user"),
         extra=_extra(fields.data, understood=choice is not None),
+    )
+
+
+def _plain(fields: Fields) -> ChatRequest:
+    """The same where nothing of `_SELDOM` is said, as in most requests."""
+    return ChatRequest(
+        model=read_model(fields),
+        messages=read_messages(fields, lenient=True),
+        max_tokens=fields.integer("max_completion_tokens", "max_tokens", low=1),
+        temperature=fields.number("temperature", low=0),
+        user=fields.text("user"),
+        extra=_extra(fields.data, understood=True),
     )
 
 

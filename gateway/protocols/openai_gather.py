@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
+from backends.contract.halves import reading
 from backends.contract.payload import sse_events
 from gateway.protocols.base import About, Ending, Gatherer
 from gateway.protocols.openai_content import Content
 from gateway.protocols.openai_words import FINISH, answer_id, to_json, usage_object
 
-_decode = msgspec.json.Decoder().decode
+_decode = reading(msgspec.json.Decoder().decode)
 _OURS = frozenset({"choices", "model", "object", "obfuscation", "usage"})  # of a chunk, not simply kept
 _LISTS = frozenset({"annotations", "reasoning_details"})  # of a delta: told piece by piece
 _TEXTS = frozenset({"reasoning_content", "reasoning", "refusal"})

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from backends.contract.halves import read_json
 from backends.contract.payload import sse_events
 from gateway.protocols import openai_responses_object as words
 from gateway.protocols.base import About, Ending, Gatherer
@@ -31,7 +32,7 @@ class ResponsesGatherer(Gatherer):
             return
         for _, data in sse_events(block):
             try:
-                said = msgspec.json.decode(data)
+                said = read_json(data)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(said, dict):

@@ -23,6 +23,7 @@ from backends.contract.request import (
     TextPart,
     ToolCall,
 )
+from gateway.protocols.amounts import check_texts
 from gateway.protocols.parsing import Fields, encodable, invalid
 
 DIALECT = "openai_responses"
@@ -49,6 +50,7 @@ class Turns:
         for at, item in fields.items("input"):
             self._item(Fields(item, at))
         self._close()
+        check_texts(path, (call.arguments for message in self.messages for call in message.tool_calls))
         return tuple(self.messages)
 
     def _item(self, item: Fields) -> None:

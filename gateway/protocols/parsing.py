@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from backends.contract.errors import BackendError, ErrorCode
+from gateway.protocols.amounts import MAX_ITEMS, check_amount, too_much
 
 MAX_DEPTH = 128  # far from the interpreter's limit, which would depend on who calls
 
@@ -23,7 +24,8 @@ def invalid(path: str, expected: str) -> BackendError:
 
 
 def decode_object(body: bytes) -> dict[str, Any]:
-    """A body as a JSON object. Raises INVALID_REQUEST: bad JSON or UTF-8, lone surrogates, too deep."""
+    """A body as a JSON object. Raises INVALID_REQUEST: bad JSON or UTF-8, lone surrogates, too deep, too much."""
+    check_amount(body)
     try:
         data = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -131,6 +133,8 @@ class Fields:
             return []
         if not isinstance(value, list):
             raise invalid(path, "an array")
+        if len(value) > MAX_ITEMS:
+            raise too_much(path, MAX_ITEMS, "items")
         return [(f"{path}[{i}]", item) for i, item in enumerate(value)]
 
     def stop(self) -> tuple[str, ...]:
@@ -146,6 +150,8 @@ class Fields:
 
 def encodable(path: str, text: str) -> str:
     """The text itself, when it can be sent on as UTF-8 (query parameters may hold lone surrogates)."""
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 
 from backends.contract.request import Message, OtherPart, Part, Role, TextPart, Tool, ToolCall
+from gateway.protocols.amounts import check_texts
 from gateway.protocols.parsing import Fields, encodable, invalid
 from gateway.protocols.parts import read_part, read_reasoning
 
@@ -26,11 +27,15 @@ def read_messages(fields: Fields, *, lenient: bool) -> tuple[Message, ...]:
     messages = tuple(_message(Fields(item, path), lenient, called) for path, item in fields.items("messages"))
     if not messages:
         raise invalid(fields.at("messages"), "an array of at least one message")
+    check_texts(fields.at("messages"), (call.arguments for message in messages for call in message.tool_calls))
     return messages
 
 
 def _message(fields: Fields, lenient: bool, called: dict[str, str]) -> Message:
     """`called`: function name -> id of its last call, where calls have none of their own."""
+    said = fields.data.get("content")
+    if type(said) is str and len(fields.data) == 2 and fields.data.get("role") in ("user", "system", "assistant"):
+        return Message(fields.data["role"], encodable(fields.at("content"), said))
     path, role = fields.find("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise invalid(path, "one of system, user, assistant, tool")
@@ -61,7 +66,7 @@ def _content(fields: Fields, lenient: bool) -> str | tuple[Part, ...]:
         return ""  # an assistant turn that only called tools
     if not isinstance(value, list):
         raise invalid(path, "a string or an array of parts")
-    return tuple(read_part(Fields(item, f"{path}[{i}]"), lenient=lenient) for i, item in enumerate(value))
+    return tuple(read_part(Fields(item, at), lenient=lenient) for at, item in fields.items("content"))
 
 
 def _function_call(fields: Fields, called: dict[str, str]) -> tuple[ToolCall, ...]:

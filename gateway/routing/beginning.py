@@ -9,10 +9,11 @@ from collections.abc import Iterable
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Route
+from gateway.routing.breaker import BreakerState
 from gateway.routing.course import Routed
 from gateway.routing.degrading import Instead, Spare, Spared
 from gateway.routing.legs import Ask, World, build_leg, preferred
-from gateway.routing.places import no_room
+from gateway.routing.places import limited, no_room
 from gateway.routing.policies import Candidate
 from gateway.routing.router import Decision
 from gateway.routing.upstreams import Upstreams
@@ -30,6 +31,9 @@ async def begin(
     """The course of a new stream, its first place taken; waits for one where all are full and may be waited for.
     `spare`: what is given where nobody can be asked now. Raises BackendError: nobody can be asked this, or nobody now.
     Whoever gets a course must `close` it."""
+    only = _only(decision, ask, world) if spare is None and len(decision.candidates) == 1 else None
+    if only is not None:
+        return Routed(decision, ask, world, only, placed=True)
     try:
         return await _placed(decision, ask, world, priority, spare)
     except BackendError as error:
@@ -37,6 +41,17 @@ async def begin(
         if leg is None:
             raise
         return Instead(leg)
+
+
+def _only(decision: Decision, ask: Ask, world: World) -> _Able | None:
+    """The one backend of a route where neither a permit nor a place is to be had first, its place taken."""
+    candidate = decision.candidates[0]
+    upstream = world.upstreams.find(candidate.backend)
+    if upstream is None or upstream.breaker.state is not BreakerState.CLOSED or limited(upstream.backend):
+        return None
+    leg, dropped = build_leg(candidate, decision.route, ask, world)
+    upstream.take()
+    return candidate, leg, dropped
 
 
 async def _placed(decision: Decision, ask: Ask, world: World, priority: int, spare: Spare | None) -> Routed:
@@ -53,12 +68,17 @@ async def _taken(decision: Decision, ask: Ask, world: World, priority: int) -> _
     """Who is asked first, its place taken; None: it turned out to be full. Raises BackendError."""
     upstreams = world.upstreams
     known = [c for c in decision.candidates if upstreams.find(c.backend)]  # a reload may have come meanwhile
-    standing = [c for c in known if upstreams[c.backend].breaker.allows(upstreams.clock())]
+    now = upstreams.clock()
+    standing = [c for c in known if upstreams[c.backend].breaker.allows(now)]
     if not standing:
         raise resting(known, upstreams)
     able = _able(preferred(standing, upstreams), decision.route, ask, world)
-    first = next((one for one in able if not upstreams[one[0].backend].full), None)
-    if first is None:
+    first = able[-1]  # those before it are full
+    upstream = upstreams[first[0].backend]
+    if not limited(upstream.backend):
+        upstream.take()  # nobody is asked, nothing is waited for
+        return first
+    if upstream.full:
         place = await upstreams.place(_queues(able, upstreams), priority)
         first = next(one for one in able if one[0].backend == place)
     elif not await upstreams.occupy(first[0].backend):
@@ -103,7 +123,7 @@ async def ripen(candidates: Iterable[Candidate], world: World) -> None:
     upstreams = world.upstreams
     for candidate in candidates:
         upstream, now = upstreams.find(candidate.backend), upstreams.clock()
-        if upstream is None:
+        if upstream is None or upstream.breaker.state is BreakerState.CLOSED:
             continue
         if upstream.breaker.lapsed(now):
             upstreams.unclaim(candidate.backend)

@@ -6,6 +6,8 @@ decides, the producer acts; nothing here waits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec.structs import replace
 
 from backends.contract.errors import BackendError
@@ -66,7 +68,7 @@ class Routed:
 
     def more(self) -> bool:
         """Whether a failure before the first token could be answered by another attempt."""
-        return self._api_unknown() or (len(self._tried) < self._limit and bool(self._open()))
+        return self._api_unknown() or (len(self._tried) < self._limit and any(True for _ in self._standing()))
 
     def next(self, error: BackendError) -> Leg | None:
         """Another backend, or one again if there is no other and it may be waited for."""
@@ -134,14 +136,15 @@ class Routed:
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _open(self) -> list[Candidate]:
-        """Who may be asked now."""
+        """Who may be asked now, the best first."""
+        return preferred(self._standing(), self._upstreams)
+
+    def _standing(self) -> Iterator[Candidate]:
         now, paused = self._upstreams.clock(), self._upstreams.paused()
-        found = []
         for candidate in self._candidates:
             upstream = None if candidate.backend in paused else self._upstreams.find(candidate.backend)
             if upstream is not None and upstream.breaker.allows(now) and not upstream.full:
-                found.append(candidate)
-        return preferred(found, self._upstreams)
+                yield candidate
 
     def _ready(self) -> list[tuple[Candidate, float]]:
         """Who may be asked next, and after how many seconds: who was not asked yet, then those it is of use to ask

@@ -91,10 +91,12 @@ def without_api(error: BackendError) -> bool:
 
 def preferred(candidates: Iterable[Candidate], upstreams: Upstreams) -> list[Candidate]:
     """In the policy's order, but whoever is full or asked to be spared after the others."""
-    now = upstreams.clock()
+    now, found = upstreams.clock(), list(candidates)
+    if len(found) == 1:
+        return found
 
     def last(candidate: Candidate) -> tuple[bool, bool]:
         upstream = upstreams[candidate.backend]
         return upstream.full, now < upstream.spared
 
-    return sorted(candidates, key=last)
+    return sorted(found, key=last)

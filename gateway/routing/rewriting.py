@@ -76,6 +76,8 @@ def rewrites(route: Route) -> bool:
 
 def rewritten(request: ChatRequest, route: Route) -> ChatRequest:
     """The neutral request as the route wants it."""
+    if not rewrites(route):
+        return request
     fields: dict[str, Any] = {}
     for name, value in route.defaults.items():
         if getattr(request, name) in (None, (), ""):

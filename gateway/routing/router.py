@@ -12,37 +12,13 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
-from config.schema import Backend, Config, Match, Route, Target
-from config.values import glob_matches
-from gateway.routing.policies import PREFIX, Candidate, Ranked, State, Traits, rank
-
-CHARS_PER_TOKEN = 4  # the usual rule of thumb for English text
-
-
-class Asking(Struct, frozen=True):
-    """What a route may match on, and a policy go by. `prompt`: its text, as far as it tells prompts apart; `chars`: the
-    length of all of it; `headers` by lower-case name."""
-
-    model: str = ""
-    backend: str = ""
-    key: str = ""
-    owner: str = ""
-    user: str = ""
-    workspace: str = ""
-    conversation: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    prompt: str = ""
-    chars: int = 0
-    max_tokens: int | None = None
-
-    @property
-    def tokens(self) -> int:
-        """The prompt's size, estimated."""
-        return -(-self.chars // CHARS_PER_TOKEN)
+from config.schema import Backend, Config, Route, Target
+from gateway.routing.matching import ANY, Asking, fits, globs, is_glob, mismatch, unmatched
+from gateway.routing.policies import PREFIX, Candidate, Ranked, State, Traits, order, rank
 
 
 class Choice(Struct, frozen=True):
@@ -63,10 +39,16 @@ class Decision(Struct, frozen=True):
 
 
 DEGRADES = ("cached", "message", "partial")  # what a route may give instead of an error
+_NAMES = 512  # model names that are remembered; clients make them up
+_LONGEST = 512  # characters of a name: it stays in statistics and records
+_READING = frozenset({"prefix", "cheapest"})  # policies that look at the prompt
+_BLIND = frozenset({"ordered", "weighted", "round_robin", "sticky"})  # policies that look at no backend
+_Fitting = tuple[int, Route, tuple[Candidate, ...], Decision | None]  # the last: where it is always the same
 
 
 class Router:
-    """The routes of one configuration. Its only state is the turn of `round_robin`."""
+    """The routes of one configuration. Its only state is the turn of `round_robin`; it remembers which routes fit a
+    name. `reads`: whether the prompt makes any difference."""
 
     def __init__(self, config: Config, seen: Callable[[], State], die: Callable[[], float] = random.random) -> None:
         self._routes = config.routes or _implied(config)
@@ -75,6 +57,8 @@ class Router:
         self._seen = seen
         self._die = die
         self._turns: dict[int, int] = {}
+        self._fitting: dict[str, list[_Fitting]] = {}
+        self.reads = any(route.policy in _READING or route.match != ANY for route in self._routes)
 
     def choose(self, model: str, backend: str = "") -> Choice:
         """The first candidate for a bare model name. Raises as `decide`."""
@@ -87,11 +71,24 @@ class Router:
         model = asking.model or self._default_model()
         if asking.backend:
             return self._named(model, asking)
-        for number, route in enumerate(self._routes):
-            if mismatch(route, model, asking) == "":
-                return self._ranked(number, route, model, asking)
+        for number, route, candidates, decision in self._fitting.get(model) or self._fit(model):
+            if route.match == ANY or unmatched(route.match, asking) == "":
+                return decision or self._ordered(number, route, asking, candidates)
         text = f"no route for model {model[:100]!r}" + self._hint(model)
         raise BackendError(ErrorCode.UNKNOWN_MODEL, text, param="model")
+
+    def _fit(self, model: str) -> list[_Fitting]:
+        """The routes of a model's name. Raises INVALID_REQUEST."""
+        _check_name("model", model)
+        found: list[_Fitting] = []
+        for number, route in enumerate(self._routes):
+            if fits(route, model):
+                targets = self._targets(route, model)
+                found.append((number, route, targets, Decision(route, targets, number) if len(targets) == 1 else None))
+        if len(self._fitting) >= _NAMES:
+            self._fitting.clear()
+        self._fitting[model] = found
+        return found
 
     def by_name(self, name: str, asking: Asking) -> Decision | None:
         """By the route of this model glob, whatever else it matches on: it was taken before, on another node. None:
@@ -102,17 +99,29 @@ class Router:
         number, route = fitting or (routes[0] if routes else (-1, None))
         return None if route is None else self._ranked(number, route, model, asking)
 
+    def _ordered(self, number: int, route: Route, asking: Asking, candidates: tuple[Candidate, ...]) -> Decision:
+        """The decision, without saying why."""
+        traits, state = self._looked(number, route, asking)
+        return Decision(route, order(route.policy, candidates, state, traits, self._die), number)
+
     def _ranked(self, number: int, route: Route, model: str, asking: Asking) -> Decision:
-        candidates = tuple(self._candidate(target, model) for target in route.to)
+        candidates = self._targets(route, model)
         if len(candidates) == 1:
             return Decision(route, candidates, number, (Ranked(candidates[0], 0.0, "the only target"),))
+        traits, state = self._looked(number, route, asking)
+        ranked = tuple(rank(route.policy, candidates, state, traits, self._die))
+        return Decision(route, tuple(one.candidate for one in ranked), number, ranked)
+
+    def _looked(self, number: int, route: Route, asking: Asking) -> tuple[Traits, State]:
+        """What the policy goes by; its turn is used up."""
         turn = self._turns.get(number, 0)
         if route.policy == "round_robin":
             self._turns[number] = turn + 1
         traits = Traits(turn, _sticky(route, asking), asking.prompt[:PREFIX], asking.tokens, asking.max_tokens)
-        state = {} if route.policy in ("ordered", "weighted", "round_robin", "sticky") else self._seen()
-        ranked = tuple(rank(route.policy, candidates, state, traits, self._die))
-        return Decision(route, tuple(one.candidate for one in ranked), number, ranked)
+        return traits, {} if route.policy in _BLIND else self._seen()
+
+    def _targets(self, route: Route, model: str) -> tuple[Candidate, ...]:
+        return tuple([self._candidate(target, model) for target in route.to])
 
     def _candidate(self, target: Target, model: str) -> Candidate:
         price = target.price or self._backends[target.backend].price
@@ -120,6 +129,8 @@ class Router:
 
     def _named(self, model: str, asking: Asking) -> Decision:
         name = asking.backend
+        _check_name("model", model)
+        _check_name("backend", name)
         if name not in self._backends:
             close = difflib.get_close_matches(name, list(self._backends), 1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -154,7 +165,7 @@ class Router:
 
     def _default_model(self) -> str:
         """A request without a model takes the first route that names one outright."""
-        return next((r.model for r in self._routes if not _is_glob(r.model)), "default")
+        return next((r.model for r in self._routes if not is_glob(r.model)), "default")
 
     def _hint(self, model: str) -> str:
         close = difflib.get_close_matches(model, self.models(), 1)
@@ -162,59 +173,28 @@ class Router:
 
     def models(self) -> list[str]:
         """The model names that routes name outright (globs name none)."""
-        return list(dict.fromkeys(g for r in self._routes for g in globs(r) if not _is_glob(g)))
+        return list(dict.fromkeys(g for r in self._routes for g in globs(r) if not is_glob(g)))
 
     def open_backends(self) -> list[str]:
         """Backends whose own model names pass through a glob unrenamed."""
-        found = (t.backend for r in self._routes if any(map(_is_glob, globs(r))) for t in r.to if not t.model)
+        found = (t.backend for r in self._routes if any(map(is_glob, globs(r))) for t in r.to if not t.model)
         return list(dict.fromkeys(found))
 
     def glob_for(self, backend: str) -> list[str]:
         """The globs that lead to a backend under the client's own name."""
         routes = (r for r in self._routes for t in r.to if t.backend == backend and not t.model)
-        return [g for r in routes for g in globs(r) if _is_glob(g)]
+        return [g for r in routes for g in globs(r) if is_glob(g)]
 
 
-def globs(route: Route) -> tuple[str, ...]:
-    """The model globs of a route: its own and its aliases."""
-    return (route.model, *route.aliases)
-
-
-def mismatch(route: Route, model: str, asking: Asking) -> str:
-    """Why a route is not taken; "" when it is."""
-    if not any(glob_matches(glob, model) for glob in globs(route)):
-        return f"its model is {', '.join(globs(route))}"
-    match = route.match
-    return "" if match == _ANY else _unmatched(match, asking)
-
-
-def _unmatched(match: Match, asking: Asking) -> str:
-    for name in ("key", "owner", "user", "workspace"):
-        wanted, said = getattr(match, name), getattr(asking, name)
-        if wanted and not any(glob_matches(glob, said) for glob in wanted):
-            return f"{name} is {said[:60]!r}, not {', '.join(wanted)}"
-    for name, glob in match.header.items():
-        header = asking.headers.get(name.lower())
-        if header is None or not glob_matches(glob, header):
-            return f"header {name} is {'missing' if header is None else repr(header[:60])}, not {glob}"
-    if asking.tokens < match.min_prompt:
-        return f"the prompt has about {asking.tokens} tokens, fewer than {match.min_prompt}"
-    if match.max_prompt and asking.tokens > match.max_prompt:
-        return f"the prompt has about {asking.tokens} tokens, more than {match.max_prompt}"
-    return ""
+def _check_name(field: str, name: str) -> None:
+    if len(name) > _LONGEST:
+        raise BackendError(ErrorCode.INVALID_REQUEST, f"{field}: expected at most {_LONGEST} characters", param=field)
 
 
 def _sticky(route: Route, asking: Asking) -> str:
     """Whose place it is: the conversation's, or else the user's, or else the key's."""
     conversation = asking.conversation if route.sticky_by == "conversation" else ""
     return conversation or asking.user or asking.key
-
-
-_ANY = Match()
-
-
-def _is_glob(pattern: str) -> bool:
-    return any(c in pattern for c in "*?[")
 
 
 def _implied(config: Config) -> tuple[Route, ...]:

@@ -62,6 +62,8 @@ class Upstream:
         """Whether no stream can be sent there now: all places are taken, or others wait for one, or it has had its
         requests of this minute."""
         most, now = self.backend.max_streams, self._clock()
+        if not most and not self._spent:
+            return False
         if most and (most <= self.active or now < self.crowded or (self._places is not None and self.waiting)):
             return True
         return now < self._spent
@@ -170,4 +172,4 @@ class Upstream:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return sum(1 for entry in self._queue if not entry[2].place.done())
+        return sum(1 for entry in self._queue if not entry[2].place.done()) if self._queue else 0

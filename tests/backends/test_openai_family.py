@@ -12,8 +12,18 @@ import pytest
 
 from backends import catalog
 from backends.base import Driver, HttpRequest
-from backends.contract.errors import BackendError
-from backends.contract.events import Citation, Event, Finish, ReasoningDelta, Start, TextDelta, Usage
+from backends.contract.errors import BackendError, ErrorCode
+from backends.contract.events import (
+    Citation,
+    Event,
+    Failed,
+    Finish,
+    ReasoningDelta,
+    Start,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 from backends.contract.fit import Feature, fit
 from backends.contract.request import (
     AudioPart,
@@ -170,6 +180,36 @@ def test_fields_of_another_form_do_not_cost_the_answer() -> None:
     decoder = build("openai").decoder()
     events = [e for chunk in chunks for e in decoder.feed(b"data: " + msgspec.json.encode(chunk) + b"\n\n")]
     assert events == [Start(), ReasoningDelta("hm"), TextDelta("Hello"), Usage(3, 2)]
+
+
+def test_the_oldest_form_of_a_tool_call_is_read() -> None:
+    """A call that older servers put into `function_call` would be missing for readers of other protocols, beside a
+    finish reason that promises it; odd values there would cost the answer."""
+    said: list[Any] = [
+        {"function_call": {"name": "f", "arguments": ""}},
+        *({"function_call": {"arguments": piece}} for piece in ('{"a"', ":1}")),
+        *({"content": "x", "function_call": odd} for odd in (None, "", [], {}, 5)),
+    ]
+    chunks = (b"data: " + msgspec.json.encode({"choices": [{"delta": delta}]}) + b"\n\n" for delta in said)
+    events = build("openai").decoder().feed(b"".join(chunks))
+    calls = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert [(call.index, call.name, call.arguments) for call in calls] == [
+        (0, "f", ""),
+        (0, "", '{"a"'),
+        (0, "", ":1}"),
+    ]
+    assert calls[0].id
+    assert sum(isinstance(event, TextDelta) for event in events) == 5
+
+
+def test_tgis_word_for_a_failure_stands_beside_its_message() -> None:
+    """An overloaded server would be told as a broken one."""
+    for kind, code in (("overloaded", ErrorCode.OVERLOADED), ("generation", ErrorCode.UPSTREAM_FAILED)):
+        frame = b'data: {"error":"Model is overloaded","error_type":"%s"}\n\n' % kind.encode()
+        (event,) = build("tgi").decoder().feed(frame)
+        assert isinstance(event, Failed)
+        assert event.error.code is code
+        assert event.error.message == "Model is overloaded"
 
 
 def test_log_probabilities_and_citations_are_read() -> None:

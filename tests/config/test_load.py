@@ -148,10 +148,20 @@ keys:
         ("backends: {a: {url: 'http://x'}}", 1, "backends.a.driver", "required"),
         ("backends: {a: {driver: demo, url: 'http://u:p@x'}}", 1, "backends.a.url", "credentials"),
         ("backends: {a: {driver: demo, url: 'http://x:99999'}}", 1, "backends.a.url", "not an http"),
+        *(
+            (f"backends: {{a: {{driver: demo, api_key: {key}}}}}", 1, "backends.a.api_key", "line break")
+            for key in (r'"sk-a\n"', r'"sk-a\r\nX-B: 1"', '" sk-a"', '"sk-…"', r'"a\tb"')
+        ),
+        *(
+            (f"backends: {{a: {{driver: demo, headers: {{{header}}}}}}}", 1, "backends.a.headers", "no header")
+            for header in ('"X A": b', '"X-A:": b', '"": b', r'"X-A": "b\nc"', r'"X-A": "b\x01"', '"É": b')
+        ),
         ("server: {host: 0.0.0.0}", 1, "server.host", "no keys"),
         ("admin: {host: '::'}", 1, "admin.host", "admin.token"),
         ("admin: {port: 8080}", 1, "admin.port", "the same"),
         ("registry: {url: 'mongodb://x'}", 1, "registry.url", "registry"),
+        ("registry:\n  lease: 1ms", 2, "registry.lease", "too short"),
+        ("registry: {lease: 499ms}", 1, "registry.lease", "too short"),
         ("registry: {url: localhost}", 1, "registry.url", "not an address"),
         ("registry:\n  url: redis://h:99999/0", 2, "registry.url", "port"),
         ("registry: {url: 'redis://h:0'}", 1, "registry.url", "port"),
