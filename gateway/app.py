@@ -33,7 +33,8 @@ from gateway.edge.services import Services
 from gateway.edge.surviving import Surviving
 from gateway.observe.access_log import AccessLog
 from gateway.observe.health import Health
-from gateway.observe.logging import Lines, get_logger
+from gateway.observe.lines import Lines
+from gateway.observe.logging import get_logger
 from gateway.observe.metrics import Metrics, NullMetrics
 from gateway.observe.naming import Naming
 from gateway.observe.shared_metrics import SharedMetrics
@@ -140,6 +141,8 @@ class Gateway:
     async def _join_fleet(self) -> None:
         """From now on other nodes know of this one, and of its streams."""
         self.registry.attach(lambda: [p.stream.entry() for p in self.hub], self.hub.stop, self.hub.entry)
+        self.hub.hold = self.registry.holds
+        self.registry.last_lines(self.services.access_log.finished)
         await self.registry.start()
         self.sharing.start()
 

@@ -44,8 +44,13 @@ class Caller(Struct, frozen=True):
     priority: Priority = "normal"
 
 
+_ALL = ("*",)
 _ANYBODY = Caller(owner=ANONYMOUS)
 _SAME = tuple(name for name in Caller.__struct_fields__ if name not in ("owner", "key_id"))  # said by a key as they are
+
+
+def _caller(key: Key) -> Caller:
+    return Caller(owner=key.owner, key_id=key.id, **{name: getattr(key, name) for name in _SAME})
 
 
 class Keyring:
@@ -53,6 +58,8 @@ class Keyring:
 
     def __init__(self, keys: Iterable[Key]) -> None:
         self._by_hash = {_hex(key.hash): key for key in keys}
+        self._callers = {digest: _caller(key) for digest, key in self._by_hash.items()}
+        self._valid = frozenset((key.id, key.owner) for key in self._by_hash.values() if not key.disabled)
 
     @property
     def empty(self) -> bool:
@@ -75,12 +82,17 @@ class Keyring:
             raise _refused("this API key is not known here")
         if key.disabled:
             raise _refused("this API key has been revoked")
-        same = {name: getattr(key, name) for name in _SAME}
-        return Caller(owner=key.owner, key_id=key.id, **same)
+        return self._callers[_hex(key.hash)]
 
     def valid(self) -> frozenset[tuple[str, str]]:
         """(id, owner) of every key that is not revoked."""
-        return frozenset((key.id, key.owner) for key in self._by_hash.values() if not key.disabled)
+        return self._valid
+
+    def check(self, caller: Caller) -> None:
+        """Once more who was identified before, perhaps by an older keyring. Raises BackendError UNAUTHENTICATED when
+        the key has been revoked since."""
+        if caller.key_id and (caller.key_id, caller.owner) not in self._valid:
+            raise _refused("this API key has been revoked")
 
     def _find(self, sent: str) -> Key | None:
         digest = _digest(sent)
@@ -126,7 +138,7 @@ def query_credential(query: Mapping[str, str]) -> str | None:
 
 def may_use(caller: Caller, model: str) -> None:
     """Raises BackendError FORBIDDEN when none of the caller's globs fits the model."""
-    if not any(glob_matches(pattern, model) for pattern in caller.models):
+    if caller.models != _ALL and not any(glob_matches(pattern, model) for pattern in caller.models):
         raise BackendError(ErrorCode.FORBIDDEN, f"this API key may not use the model '{model}'")
 
 

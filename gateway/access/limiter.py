@@ -63,12 +63,16 @@ class Limiter:
                 taken = await self._wait(key, wanted, taken)
             if taken.refused:
                 raise refusal(wanted, taken)
-        scopes = tuple(quota.scope for quota in wanted.quotas)
+        self.note(key, wanted, route=route, rolled=rolled)
+
+    def note(self, key: str, wanted: Demand, *, route: str, rolled: bool) -> None:
+        """A stream has what it needs."""
+        scopes = tuple([quota.scope for quota in wanted.quotas])
         self.tickets[key] = Ticket(scopes, wanted.tokens, route, rolled)
 
     async def _take(self, key: str, wanted: Demand) -> Taken:
         alone = self._access().on_redis_loss == "allow"
-        before = self._ahead(wanted)
+        before = self._ahead(wanted) if self._waiting else None
         if before is not None:
             return Taken(before.scope, before.limit, before.limit)
         taken = await self._registry.take(key, wanted.quotas, wanted.rates, alone=alone)

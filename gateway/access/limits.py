@@ -22,6 +22,7 @@ RANKS = {"high": 0, "normal": 1, "low": 2}
 _ANSWER = 500  # tokens an answer is taken for until it is known, when the request sets no limit
 _CHARS_PER_TOKEN = 4
 _UNITS = {"rpm": "requests", "tpm": "tokens"}
+_MANY = 1000  # callers and routes that are remembered together
 _LOW_SHARE = 0.8  # of `streams.max_active`: beyond it keys of low priority are refused
 
 
@@ -106,6 +107,32 @@ def demand(config: Config, caller: Caller, who: Who, route: Route, estimate: int
                 rates.append(Rate(f"{kind}:{scope}", limit, cost))
     counted = tuple(rate for rate in rates if rate.scope.startswith("tpm:"))
     return Demand(quotas, tuple(rates), names, counted, RANKS[caller.priority])
+
+
+def priced(wanted: Demand, estimate: int) -> Demand:
+    """The same for a stream that will probably use so many tokens."""
+    counted = tuple([Rate(rate.scope, rate.per_minute, estimate) for rate in wanted.tokens])
+    others = wanted.rates[: len(wanted.rates) - len(counted)]
+    return Demand(wanted.quotas, others + counted, wanted.names, counted, wanted.rank)
+
+
+class Demands:
+    """What streams of a caller that name no user and no workspace need of a route, worked out once for the
+    configuration in force; what tokens cost is put in by `priced`."""
+
+    def __init__(self) -> None:
+        self._of: Config | None = None
+        self._known: dict[tuple[int, int], tuple[Caller, Route, Demand]] = {}  # by identity: those are held here
+
+    def usual(self, config: Config, caller: Caller, route: Route) -> Demand:
+        """It, for no tokens."""
+        if config is not self._of or len(self._known) >= _MANY:
+            self._of, self._known = config, {}
+        known = self._known.get((id(caller), id(route)))
+        if known is None:
+            known = caller, route, demand(config, caller, Who(), route, 0)
+            self._known[id(caller), id(route)] = known
+        return known[2]
 
 
 def counts_tokens(config: Config, caller: Caller, route: Route) -> bool:

@@ -19,7 +19,8 @@ from gateway.control.flags import Invalid
 from gateway.edge.health_handlers import answer, refusal
 from gateway.edge.services import request_id
 from gateway.routing.circuits import circuits
-from gateway.routing.router import Asking, Router
+from gateway.routing.matching import Asking
+from gateway.routing.router import Router
 from gateway.routing.upstreams import Upstreams
 
 _SAID = ("model", "backend", "key", "owner", "user", "workspace", "conversation", "prompt")

@@ -12,7 +12,8 @@ from backends.contract.errors import BackendError
 from config.schema import Config
 from gateway.cli.files import config_option, require
 from gateway.cli.http import Remote, Unreachable, remote
-from gateway.routing.router import Asking, Router
+from gateway.routing.matching import Asking
+from gateway.routing.router import Router
 
 
 @click.group()

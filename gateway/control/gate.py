@@ -25,6 +25,15 @@ class Passed(Struct, frozen=True):
     rolled: bool = False
 
 
+FREE = Passed()
+
+
+def nothing_set(state: ControlState) -> bool:
+    """Whether every request may start as what it is: `check` would say `FREE` of it."""
+    kept_from = state.killed or state.paused or state.emergency or state.routes
+    return not kept_from and state.streaming and state.background and state.rollout.percent >= 100
+
+
 def check(state: ControlState, subject: Subject, *, stream: bool, background: bool, high: bool, now: float) -> Passed:
     """Decide about one request. `stream`: it asks for a stream; `background`: to go on without its client; `high`: its
     key has high priority. Raises BackendError."""

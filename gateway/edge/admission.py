@@ -30,14 +30,19 @@ from gateway.streams.plan import Plan
 from gateway.streams.stream import ID_PATTERN, Identity, new_stream_id
 from gateway.streams.views import about_of
 
-# What an EventSource cannot say in headers, and the query parameter that says it.
+# What an EventSource cannot say in headers, and the query parameters that say it, the first of them that is there.
 _IN_QUERY = (
     ("X-Stream-Id", "stream_id"),
+    ("X-Stream-Id", "streamId"),
     ("X-Stream-On-Disconnect", "on_disconnect"),
+    ("X-Stream-On-Disconnect", "onDisconnect"),
     ("X-Stream-Mode", "mode"),
     ("X-User-Id", "user_id"),
+    ("X-User-Id", "userId"),
     ("X-Workspace-Id", "workspace_id"),
+    ("X-Workspace-Id", "workspaceId"),
     ("X-Conversation-Id", "conversation_id"),
+    ("X-Conversation-Id", "conversationId"),
 )
 
 
@@ -102,6 +107,7 @@ async def admit(
     choice = first_choice(decision)
     may_use(caller, asked.request.model or choice.model)
     check_caps(services, asked.request)
+    version = services.control.state.version
     asked, passed = permit(services, asked, caller, choice)
     policy = _policy(services, headers, caller, choice, protocol)
     if asked.background and "X-Stream-On-Disconnect" not in headers:
@@ -110,7 +116,7 @@ async def admit(
         policy = OnDisconnect("cancel")
     planned = await plan(services, headers, protocol, asked, caller, decision, policy, onboarding=onboarding)
     try:
-        held = await _held(services, headers, protocol, asked, caller, planned, rolled=passed.rolled)
+        held = await _held(services, headers, protocol, asked, caller, planned, version, rolled=passed.rolled)
     except (BackendError, asyncio.CancelledError):
         planned.course.close()
         raise
@@ -124,22 +130,22 @@ async def _held(
     asked: Asked,
     caller: Caller,
     planned: Planned,
+    version: int,
     *,
     rolled: bool,
 ) -> Admitted:
-    """The stream's id is its own, and its leases are taken."""
-    identity = _identity(services, headers, protocol, asked, caller, planned.choice)
+    """The stream's id is its own, and its leases are taken. `version`: of operators' settings it is permitted by."""
+    chosen = headers.get("X-Stream-Id", "")
+    identity = _identity(services, chosen, protocol, asked, caller, planned.choice)
     if survives(services, asked, planned):
         identity = replace(identity, survives=True)
-    if headers.get("X-Stream-Id"):
+    if chosen:
         await _claim(services, identity)
-    version = services.control.state.version
     try:
         await take(services, caller, identity, planned.choice, asked.request, rolled=rolled)
-        if services.control.state.version != version:  # something was switched off meanwhile
-            recheck(services, asked, caller, planned.choice, identity)
+        recheck(services, asked, caller, planned.choice, identity, version=version)
     except (BackendError, asyncio.CancelledError):
-        if headers.get("X-Stream-Id"):
+        if chosen:
             await services.registry.unclaim(identity.id, identity.owner)
         raise
     about = about_of(identity, include_usage=asked.include_usage, dialect=planned.plan.driver.dialect)
@@ -162,14 +168,8 @@ def _policy(
 
 
 def _identity(
-    services: Services,
-    headers: Mapping[str, str],
-    protocol: ClientProtocol,
-    asked: Asked,
-    caller: Caller,
-    choice: Choice,
+    services: Services, chosen: str, protocol: ClientProtocol, asked: Asked, caller: Caller, choice: Choice
 ) -> Identity:
-    chosen = headers.get("X-Stream-Id", "")
     if chosen and not ID_PATTERN.fullmatch(chosen):
         text = "X-Stream-Id must be 1 to 100 characters of A-Z, a-z, 0-9, _ and -, and no name of a path"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="X-Stream-Id")

@@ -32,6 +32,7 @@ Call = tuple[Driver, HttpRequest | None]  # who reads the answer; None: it has n
 
 def decided(services: Services, caller: Caller, request: ChatRequest, headers: Mapping[str, str]) -> Decision:
     """Where a call may go. Raises BackendError: no route, not the caller's model, or switched off by an operator."""
+    services.keyring.check(caller)  # its body may have been long in coming
     asked = attributed(headers, Asked(request, stream=False, body={}))
     decision = decide(services, headers, asked, caller)
     choice = first_choice(decision)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from aiohttp import web
 
@@ -54,6 +55,8 @@ class Attach:
     async def remains(self, stream_id: str, owner: str) -> web.Response:
         """410 for a stream that was; raises NOT_FOUND for one that never was."""
         found = await self._services.sources.find(stream_id, owner)
+        if found is not None and not isinstance(found, Gone) and found.state.terminal:
+            found = Gone(found.state.wire)  # its receipt went before this node's copy of it
         if isinstance(found, Gone):
             return gone_answer(found)
         raise unknown_stream()
@@ -80,6 +83,8 @@ class Attach:
             if after is None:
                 last, header = headers.get("Last-Event-ID"), headers.get("X-Stream-After")
                 after = read_cursor(source.identity.id, last, header, query)
+            if source.transcript.base:
+                return gone_answer(Gone(source.state.wire, "cursor_expired"))
             envelope, control = (query.get(name) in ("1", "true") for name in ("envelope", "control"))
             return await self.read(request, source, chosen, after, envelope=envelope, control=control)
         except BackendError as error:
@@ -155,12 +160,19 @@ class Attach:
     async def head(self, request: web.Request, stream_id: str, owner: str, state: str) -> web.Response:
         """HEAD of a stream the registry knows: its state, and the frames so far of the view a GET would read."""
         found = await self._services.sources.find(stream_id, owner)
-        if found is None or isinstance(found, Gone):
+        if not _is_whole(found):
             return web.Response(headers={**_SAFE, "X-Stream-State": state, "X-Stream-Resumable": "false"})
         query, accept = request.query, request.headers.get("Accept", "")
         chosen = protocol_for(self._services.protocols, found.identity.protocol, query.get("protocol", ""), accept)
         tail = tail_of(found, chosen, self._services.pacer) if kind_of(chosen) else None
         return web.Response(headers=_SAFE | _names(found) | ({} if tail is None else {"X-Stream-Tail": str(tail)}))
+
+    async def resumable(self, stream_id: str, owner: str) -> bool:
+        """Whether its frames can be read here. What cannot be known now may be: who tries is told to come again."""
+        try:
+            return _is_whole(await self._services.sources.find(stream_id, owner))
+        except BackendError:
+            return True
 
     async def whole(
         self, request: web.Request, protocol: ClientProtocol, source: Source, extra: Mapping[str, str]
@@ -186,6 +198,11 @@ async def _whole_answer(loop: asyncio.AbstractEventLoop, protocol: ClientProtoco
     if source.state is not State.COMPLETED and not ending.partial and protocol.family != "native":
         raise BackendError(ErrorCode.CANCELLED, "the stream was cancelled")
     return view.body(source.about, ending)
+
+
+def _is_whole(found: Source | Gone | None) -> TypeGuard[Source]:
+    """Whether this can be read, from its beginning on."""
+    return found is not None and not isinstance(found, Gone) and not found.transcript.base
 
 
 def _names(source: Source) -> dict[str, str]:

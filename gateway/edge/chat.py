@@ -5,7 +5,6 @@ The head waits for the first frame (or a second), so that a backend which fails 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -18,7 +17,9 @@ from gateway.edge.admission import Admitted, admit, caller_of, give_back
 from gateway.edge.guards import check_target, cors_headers, read_body
 from gateway.edge.output import ClientOutput, StreamHead, begun
 from gateway.edge.passed import beside, passed_on
+from gateway.edge.patience import Patience
 from gateway.edge.refusals import SAFE, refusal_response
+from gateway.edge.response_names import tell
 from gateway.edge.response_turns import continued
 from gateway.edge.returning import Held, Returns
 from gateway.edge.services import Services, request_id
@@ -38,6 +39,7 @@ class Chat:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._returns = Returns(services)
+        self._waits: dict[float, Patience] = {}
 
     async def post(
         self, request: web.Request, protocol: ClientProtocol, extra: Mapping[str, str]
@@ -119,28 +121,39 @@ class Chat:
         producer.attach(reader)
         try:
             producer.start()
-            await _first(reader, protocol.head_wait, services.loop)
+            await self._patience(protocol.head_wait).until(reader.ready)
             early = self._early_failure(producer, protocol)
             if early is not None:
                 await give_back(services, request, admitted.identity)
                 return self._refuse(request, protocol, early, admitted.identity.owner, admitted, producer)
             head = self._head(request, protocol, admitted, producer)
-            producer.heard = True
+            head.together = producer.heard = True
             if not await begun(head, request):
                 return head
+            tell(services, protocol, producer)
             services.outputs.add(output)
-            output.open(request)
+            output.open(request, head.unsent)
+            output.gather()
             view = reader.view = producer.open_view(protocol, view, admitted.about)
             opening = view.start()
             if opening:  # an empty chunk would end the body
                 output.write(opening)
             reader.flush()
+            output.release()
             await reader.done
             return head
         finally:
             services.outputs.discard(output)
             output.leave()
+            tell(services, protocol, producer)
             producer.detach(reader, "the client did not read" if output.stuck else "the client disconnected")
+
+    def _patience(self, seconds: float) -> Patience:
+        """How long the heads of a protocol's answers wait for their first frame."""
+        found = self._waits.get(seconds)
+        if found is None:
+            found = self._waits[seconds] = Patience(self._services.loop, seconds)
+        return found
 
     @staticmethod
     def _early_failure(producer: Producer, protocol: ClientProtocol) -> BackendError | None:
@@ -188,6 +201,7 @@ class Chat:
         if error is not None:
             await give_back(self._services, request, admitted.identity)
             return self._refuse(request, protocol, error, admitted.identity.owner, admitted, producer)
+        tell(self._services, protocol, producer)
         about = about_of(
             producer.stream.identity, include_usage=admitted.about.include_usage, dialect=producer.driver.dialect
         )
@@ -260,11 +274,3 @@ def _on_drain(reader: Reader, producer: Producer) -> Callable[[], None]:
         producer.relieve()
 
     return drained
-
-
-async def _first(reader: Reader, wait: float, loop: asyncio.AbstractEventLoop) -> None:
-    timer = loop.call_later(wait, reader.wake)
-    try:
-        await reader.ready
-    finally:
-        timer.cancel()

@@ -19,6 +19,9 @@ from aiohttp.web_protocol import ERROR, _ErrInfo
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.dial import tune
+from gateway.edge.chunk_sizes import ChunkSizes
+from gateway.edge.one_by_one import OneByOne
+from gateway.edge.output import HIGH_WATER, StreamHead
 from gateway.edge.services import request_id
 
 if TYPE_CHECKING:
@@ -38,10 +41,14 @@ class BodyTimeout(TimeoutError):
     """A request's body did not come in time; raised where the body is read."""
 
 
-class Connection(web.RequestHandler):
+class BodyTooLarge(web.RequestPayloadError):
+    """The chunks of a body are to hold more than it may; likewise."""
+
+
+class Connection(OneByOne):
     """One client connection. `server` watches over its deadlines."""
 
-    __slots__ = ("_begun", "_body", "_deaf", "_head", "_late", "_refuse", "_server")
+    __slots__ = ("_begun", "_body", "_deaf", "_end", "_head", "_late", "_refuse", "_server", "_sizes")
 
     def __init__(self, server: PublicServer, refuse: Refuse, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
@@ -51,7 +58,9 @@ class Connection(web.RequestHandler):
         self._head = 0  # bytes of a head that is incomplete
         self._begun = b""  # how that head began, or one that cannot be read
         self._late = False  # the body did not come in time
-        self._deaf = False  # a head was malformed or too large: what follows it has no meaning
+        self._deaf = False  # a head was malformed or too large, or a body is to be: nothing more is read
+        self._end = b""  # of a head that is incomplete
+        self._sizes: ChunkSizes | None = None  # of that body, where it comes in chunks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Watched from the first moment; beyond `server.max_connections` it is told so and closed."""
@@ -63,6 +72,7 @@ class Connection(web.RequestHandler):
             refused.close()
             return
         tune(transport, send_buffer=SEND_BUFFER)
+        cast("asyncio.Transport", transport).set_write_buffer_limits(high=HIGH_WATER)
         super().connection_made(transport)
         self._server.expect(self, self._server.limits.header_timeout)
 
@@ -75,14 +85,35 @@ class Connection(web.RequestHandler):
         """To aiohttp's parser; what it made of the bytes decides what is owed next."""
         if self._deaf:
             return
-        before = self._request_count
-        if not self._head and self._body is None:
+        before, between = self._request_count, self._body is None
+        if not self._head and between:
             self._begun = data[:_LINE]
         super().data_received(data)
         if self._request_count == before:
             self._part(len(data))
+            if between:
+                self._end = (self._end + data)[-3:]
+            elif self._sizes is not None:
+                self._follow(data)
         else:
             self._heads(self._request_count - before, len(data))
+            if self._body is not None and between and self._request_count == before + 1:
+                self._chunks(self._end + data)
+            self._end = b""
+
+    def _chunks(self, data: bytes) -> None:
+        """A body has begun, behind the head in `data`."""
+        head = self._messages[-1][0]
+        if not isinstance(head, _ErrInfo) and head.chunked:
+            self._sizes = ChunkSizes(self._server.limits.max_body)
+            self._follow(data.partition(b"\r\n\r\n")[2])
+
+    def _follow(self, data: bytes) -> None:
+        """So much more of it came: a body that is to be too large is not waited for."""
+        if self._sizes is not None and self._body is not None and self._sizes.beyond(data):
+            self._body.set_exception(BodyTooLarge())  # the handler answers
+            self._body = self._sizes = None
+            self._stop_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Nothing while nothing is held back: aiohttp would parse again, and ask the loop, at every body it reads."""
@@ -120,7 +151,7 @@ class Connection(web.RequestHandler):
             self._body = None
             self._server.settled(self)
         else:
-            self._body = payload
+            self._body, self._sizes = payload, None
             self._server.expect(self, self._server.limits.body_timeout)
 
     def _stop_reading(self) -> None:
@@ -153,10 +184,12 @@ class Connection(web.RequestHandler):
         """As aiohttp does; the answer to a body that came too late is 408 and the last. After a head that could not be
         read, the peer may still be sending: closing at once would reset the connection before it has read the answer.
         """
+        if type(resp) is StreamHead and resp.unsent and not self._upgraded and not self._deaf:
+            return resp, False  # all of it was written: nothing is left to do
         if self._late and not resp.prepared:
             resp.set_status(408)
             resp.force_close()
-        elif self._server.closing and not resp.prepared:
+        elif (self._server.closing or (self._deaf and not self._messages)) and not resp.prepared:
             resp.force_close()  # its client, or a proxy's pool, goes to another node then
         done = await super().finish_response(request, resp, start_time)
         if self._deaf and not self._messages and self.transport is not None and not self.transport.is_closing():

@@ -54,6 +54,12 @@ def host_name(host: str) -> str:
 
 
 @lru_cache(64)
+def is_host(host: str) -> bool:
+    """Whether a Host header's text is a name or an address, with a port or without."""
+    return HOST.fullmatch(host) is not None
+
+
+@lru_cache(64)
 def unowned(host: str) -> bool:
     """Whether a Host header's name is one that no page can make point here: an address, a name without a dot, or one
     below `localhost` or `internal`."""

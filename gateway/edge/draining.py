@@ -25,6 +25,7 @@ async def drain(services: Services, public: PublicRunner, patience: float, hurry
     services.sharing.leaving()
     await _wait(services, patience, hurry)
     await close(public)  # who connects from now on is refused by the system, and a proxy asks another node
+    await _sure(services)
     await _hand_over(services)
     ended = _end(services)
     await _last_words(services, public)
@@ -35,6 +36,13 @@ async def _wait(services: Services, patience: float, hurry: asyncio.Event | None
     deadline = services.loop.time() + patience
     while len(services.hub) and services.loop.time() < deadline and not (hurry and hurry.is_set()):  # noqa: ASYNC110 - three ends
         await asyncio.sleep(0.05)
+
+
+async def _sure(services: Services) -> None:
+    """A node that has just woken up must know whose streams it ends: it waits as they would."""
+    known = asyncio.Event()
+    if services.registry.holds(known.set):
+        await known.wait()
 
 
 async def _hand_over(services: Services) -> None:

@@ -52,7 +52,8 @@ class Ended:
         health = self._health()
         if health is not None:
             health.finished(receipt)
-        services.access_log.finished(receipt)
+        if not services.registry.logs(receipt):
+            services.access_log.finished(receipt)
 
     def _moved(self, producer: Producer, receipt: Receipt) -> None:
         """What it holds is held by the node that goes on with it."""

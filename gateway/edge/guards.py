@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 
 from aiohttp import web
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Cors, Server
-from gateway.edge.connection import BodyTimeout, Refuse
-from gateway.edge.cross_site import CHANGING, HOST, lured
+from gateway.edge.connection import BodyTimeout, BodyTooLarge, Refuse
+from gateway.edge.cross_site import CHANGING, is_host, lured
 
+_NONE: list[str] = []
 _ENCODED = re.compile(r"%(?:[01][0-9a-f]|7f|2e|2f|5c|25)", re.IGNORECASE)
 _MODEL = re.compile(r"/v1(?:alpha|beta)?/models/.")  # what follows is a name, org/name often; SDKs encode its slash
 _EXPOSED = (
@@ -30,28 +32,32 @@ def check_target(request: web.BaseRequest, hosts: tuple[str, ...]) -> None:
     if request.version not in ((1, 0), (1, 1)):
         raise BackendError(ErrorCode.INVALID_REQUEST, "only HTTP/1.0 and HTTP/1.1 are spoken here")
     headers = request.headers
-    names = headers.getall("Host", [])
+    names = headers.getall("Host", _NONE)
     if len(names) > 1 or (not names and request.version >= (1, 1)):
         raise BackendError(ErrorCode.INVALID_REQUEST, "exactly one Host header is required")
-    if names and not HOST.fullmatch(names[0]):
+    if names and not is_host(names[0]):
         raise BackendError(ErrorCode.INVALID_REQUEST, "the Host header is not a host name")
     if hosts and names and not _served(names[0].lower(), hosts):
         raise BackendError(ErrorCode.FORBIDDEN, "this host name is not served here (server.hosts)")
-    path = request.raw_path.split("?", 1)[0]
-    if _MODEL.search(path):
-        path = path.replace("%2F", "/").replace("%2f", "/")
-    if (
-        not path.startswith("/")
-        or path.startswith("//")
-        or "\\" in path
-        or _ENCODED.search(path)
-        or "/../" in path + "/"
-    ):
+    if not _is_plain(request.raw_path.split("?", 1)[0]):
         raise BackendError(ErrorCode.INVALID_REQUEST, "the request target is not a plain path")
     if headers.get("Content-Encoding", "identity").lower() != "identity":
         raise BackendError(
             ErrorCode.UNSUPPORTED_ENCODING, "send the body uncompressed: Content-Encoding is not accepted"
         )
+
+
+@lru_cache(512)
+def _is_plain(path: str) -> bool:
+    if _MODEL.search(path):
+        path = path.replace("%2F", "/").replace("%2f", "/")
+    return not (
+        not path.startswith("/")
+        or path.startswith("//")
+        or "\\" in path
+        or _ENCODED.search(path)
+        or "/../" in path + "/"
+    )
 
 
 def _served(name: str, hosts: tuple[str, ...]) -> bool:
@@ -64,14 +70,14 @@ def check_page(request: web.BaseRequest, server: Server, *, starts: bool = False
     """For a gateway without keys, see `cross_site`. `starts`: it begins a stream, whatever its method. A Host that is
     none, or not the only one, is left to `check_target`. Raises FORBIDDEN."""
     headers = request.headers
-    names = headers.getall("Host", [])
-    if len(names) > 1 or not all(map(HOST.fullmatch, names)):
+    names = headers.getall("Host", _NONE)
+    if len(names) > 1 or not all(map(is_host, names)):
         return
     changes = starts or request.method in CHANGING
     why = lured(
         server,
         names[0] if names else None,
-        headers.getall("Origin", []),
+        headers.getall("Origin", _NONE),
         headers.get("Sec-Fetch-Site", ""),
         changes=changes,
     )
@@ -86,7 +92,7 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         raise _too_large(limit)
     try:
         body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
+    except (web.HTTPRequestEntityTooLarge, BodyTooLarge):
         raise _too_large(limit) from None
     except BodyTimeout:
         raise BackendError(ErrorCode.INVALID_REQUEST, "the request body did not come in time") from None
@@ -104,16 +110,22 @@ def _too_large(limit: int) -> BackendError:
 async def expecting(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], refuse: Refuse, limit: int
 ) -> web.StreamResponse:
-    """A request with an Expect header: `100-continue` is aiohttp's to answer, unless the body that waits is one to
-    refuse; 417 to all else (RFC 9110, 10.1.1)."""
-    if request.headers["Expect"].lower() == "100-continue":
-        if (request.content_length or 0) <= limit:
-            return await handler(request)
-        answer = refuse(request, _too_large(limit))
-    else:
+    """A request with an Expect or a Transfer-Encoding header. `100-continue` is aiohttp's to answer, unless the body
+    that waits is one to refuse; 417 to all else (RFC 9110, 10.1.1). A body that is not only chunked would be taken for
+    what its coding hides: 501 (RFC 9112, 6.1)."""
+    headers, waits = request.headers, request.headers.get("Expect", "").lower()
+    if any(coding.strip().lower() != "chunked" for coding in headers.getall("Transfer-Encoding", _NONE)):
+        text = "no Transfer-Encoding but chunked is understood here"
+        answer = refuse(request, BackendError(ErrorCode.UNSUPPORTED_ENCODING, text))
+        answer.set_status(501)
+    elif waits not in ("", "100-continue"):
         text = "no Expect but 100-continue is understood here"
         answer = refuse(request, BackendError(ErrorCode.INVALID_REQUEST, text))
         answer.set_status(417)
+    elif not waits or (request.content_length or 0) <= limit:
+        return await handler(request)
+    else:
+        answer = refuse(request, _too_large(limit))
     answer.force_close()  # whether a body follows is anyone's guess
     return answer
 

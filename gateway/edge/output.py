@@ -1,7 +1,8 @@
 """A client's socket as a reader's output: whole frames straight into the transport, never a task per write.
 
-The head goes out through aiohttp; the body is written here, in chunks of our own (RFC 9112, section 7.1). A peer that
-does not read makes the transport pause; from then on a deadline runs, and when it passes the peer is given up.
+The body is written here, in chunks of our own (RFC 9112, section 7.1), and so is the usual head. What is known at the
+same moment goes out in one write: each costs a system call and wakes the client. A peer that does not read makes the
+transport pause; from then on a deadline runs, and when it passes the peer is given up.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from backends.http1 import chunk
 from config.schema import Streams
 
 _HEAD = "HTTP/1.1 200 OK\r\n%sTransfer-Encoding: chunked\r\nDate: %s\r\nServer: headgate\r\n\r\n"
-_HIGH_WATER = 64 * 1024  # bytes in the transport's buffer before a client counts as slow
+_LAST = b"0\r\n\r\n"
+HIGH_WATER = 64 * 1024  # bytes in the transport's buffer before a client counts as slow; so many are written as one
 _LOOK = 1.0  # seconds between two looks at a client, at most: a keepalive may come so much early
 
 
 class StreamHead(web.StreamResponse):
     """A response whose body somebody else writes. The usual head of one, that of chunks on a connection which is kept,
     is written here too: aiohttp takes four times as long to come to the same bytes."""
+
+    together = False  # it is not sent alone: what writes the body (`ClientOutput.open`) is given `unsent`
+    unsent = b""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send the head, once."""
@@ -36,7 +41,10 @@ class StreamHead(web.StreamResponse):
             return await super().prepare(request)  # which refuses what a header may not hold
         self._keep_alive, self._payload_writer = True, request.writer
         head = (_HEAD % (lines, rfc822_formatted_time())).encode()
-        transport.write(head)
+        if self.together:
+            self.unsent = head
+        else:
+            transport.write(head)
         request.writer.output_size += len(head)  # an answer has begun: there cannot be another
         return request.writer
 
@@ -61,6 +69,7 @@ class ClientOutput:
     __slots__ = (
         "_chunked",
         "_drainer",
+        "_gathered",
         "_idle_since",
         "_keepalive",
         "_limits",
@@ -87,14 +96,16 @@ class ClientOutput:
         self._drainer: asyncio.Task[None] | None = None  # held: the loop itself holds tasks only weakly
         self._idle_since = 0.0
         self._chunked = True
+        self._gathered: list[bytes] | None = None  # to be written as one; None: at once
         self.wire: asyncio.Transport | None = None
 
-    def open(self, request: web.Request) -> None:
-        """The head is out: bytes may follow."""
+    def open(self, request: web.Request, head: bytes = b"") -> None:
+        """The head is out: bytes may follow. Or here it is, and goes out with what follows, at `release`."""
         transport = request.transport
         if transport is None:
             return
-        transport.set_write_buffer_limits(high=_HIGH_WATER)
+        if head:
+            self._gathered = [head]
         self._protocol = request.protocol
         self._transport = transport
         self._chunked = request.version >= (1, 1)
@@ -109,8 +120,27 @@ class ClientOutput:
         transport, protocol = self._transport, self._protocol
         if transport is None or protocol is None or transport.is_closing():
             return
-        transport.write(chunk(data) if self._chunked else data)
-        self.wrote()
+        data = chunk(data) if self._chunked else data
+        if self._gathered is None:
+            transport.write(data)
+            self.wrote()
+            return
+        self._gathered.append(data)
+        if sum(map(len, self._gathered)) > HIGH_WATER:  # whether the client reads is to be seen
+            self.release()
+            self.gather()
+
+    def gather(self) -> None:
+        """What is written from now on goes out as one, at `release`; both within the same turn of the loop."""
+        if self._gathered is None:
+            self._gathered = []
+
+    def release(self) -> None:
+        """Write what was gathered. Idempotent."""
+        gathered, self._gathered = self._gathered, None
+        if gathered and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+            self.wrote()
 
     def wrote(self, at: float = 0.0) -> None:
         """Chunks went out by the wire, the last one at this time, where that is known."""
@@ -144,8 +174,12 @@ class ClientOutput:
         if transport is None or transport.is_closing():
             return
         if clean and self._chunked:
-            transport.write(b"0\r\n\r\n")
+            if self._gathered is None:
+                transport.write(_LAST)
+            else:
+                self._gathered.append(_LAST)
         else:
+            self.release()
             transport.close()  # sends what is buffered first, which a peer that does not read would hold up for ever
             asyncio.get_running_loop().call_later(self._limits.write_timeout, transport.abort)
 

@@ -24,13 +24,16 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, value in headers.items():
-        if len(found) < _MOST and (name in _NAMES or name.startswith(_PREFIXES)) and _clean(value):
+        if (name in _NAMES or name.startswith(_PREFIXES)) and len(found) < _MOST and _clean(value):
             found[name] = value
     wait = found.pop("retry-after", "")
     if wait.isdigit():
         found["Retry-After"] = str(min(int(wait[:6]), RETRY_LIMIT))
-    own = next((headers[name] for name in _REQUEST_IDS if _clean(headers.get(name, ""))), None)
-    return found if own is None else {**found, "X-Upstream-Request-Id": own}
+    for name in _REQUEST_IDS:
+        if _clean(headers.get(name, "")):
+            found["X-Upstream-Request-Id"] = headers[name]
+            break
+    return found
 
 
 def beside(own: Iterable[tuple[str, str]], passed: Mapping[str, str]) -> dict[str, str]:

@@ -11,15 +11,18 @@ from msgspec.structs import replace
 
 from backends.contract.errors import BackendError, ErrorCode
 from backends.contract.request import ChatRequest, OtherPart
+from config.schema import Route
 from gateway.access.keys import Caller
-from gateway.access.limits import Who, check_prompt, check_room, counts_tokens, demand, estimate
+from gateway.access.limits import Demand, Who, check_prompt, check_room, counts_tokens, demand, estimate, priced
 from gateway.control.flags import Subject
-from gateway.control.gate import Passed, check, paused_backends
+from gateway.control.gate import FREE, Passed, check, nothing_set, paused_backends
 from gateway.edge.services import Services
 from gateway.protocols.base import Asked
 from gateway.routing.router import Choice, Decision
 from gateway.streams.names import stream_key
 from gateway.streams.stream import Identity
+
+_ATTRIBUTES = ("X-User-Id", "X-Workspace-Id", "X-Conversation-Id")
 
 
 def attribute(headers: Mapping[str, str], name: str, said: str) -> str:
@@ -30,6 +33,9 @@ def attribute(headers: Mapping[str, str], name: str, said: str) -> str:
 
 def attributed(headers: Mapping[str, str], asked: Asked) -> Asked:
     """The request with the user, workspace and conversation it names, whichever way it does."""
+    named = asked.user_id or asked.request.user or asked.workspace_id or asked.conversation_id
+    if not named and headers.keys().isdisjoint(_ATTRIBUTES):
+        return asked
     user = attribute(headers, "X-User-Id", asked.user_id or asked.request.user)
     workspace = attribute(headers, "X-Workspace-Id", asked.workspace_id)
     conversation = attribute(headers, "X-Conversation-Id", asked.conversation_id)
@@ -48,15 +54,25 @@ def check_open(services: Services, caller: Caller) -> None:
 def check_caps(services: Services, request: ChatRequest) -> None:
     """What one request may ask for. Raises BackendError INVALID_REQUEST."""
     access = services.config.access
-    for name, answers in (("n", request.n), ("best_of", _best_of(request))):
-        if answers > access.max_n or answers < 1:
-            text = f"{name} must be between 1 and {access.max_n} (access.max_n)"
-            raise BackendError(ErrorCode.INVALID_REQUEST, text, param=name)
+    if request.n != 1 or not _is_plain(request):
+        _check_answers(request, access.max_n)
     if access.max_tokens and (request.max_tokens or 0) > access.max_tokens:
         text = f"max_tokens must be at most {access.max_tokens} (access.max_tokens)"
         raise BackendError(ErrorCode.INVALID_REQUEST, text, param="max_tokens")
     if access.max_prompt:
         check_prompt(services.config, chars_of(request))
+
+
+def _is_plain(request: ChatRequest) -> bool:
+    """Whether its last turn, where `best_of` would be, is mere text."""
+    return bool(request.messages) and isinstance(request.messages[-1].content, str)
+
+
+def _check_answers(request: ChatRequest, most: int) -> None:
+    for name, answers in (("n", request.n), ("best_of", _best_of(request))):
+        if answers > most or answers < 1:
+            text = f"{name} must be between 1 and {most} (access.max_n)"
+            raise BackendError(ErrorCode.INVALID_REQUEST, text, param=name)
 
 
 def _best_of(request: ChatRequest) -> int:
@@ -68,13 +84,19 @@ def _best_of(request: ChatRequest) -> int:
 
 def chars_of(request: ChatRequest) -> int:
     """Characters of all messages together."""
-    return sum(len(message.text()) for message in request.messages)
+    chars = 0
+    for message in request.messages:
+        said = message.content
+        chars += len(said if isinstance(said, str) else message.text())
+    return chars
 
 
 def permit(services: Services, asked: Asked, caller: Caller, choice: Choice) -> tuple[Asked, Passed]:
     """The request (`attributed`) as operators let it pass: perhaps for the whole answer instead of a stream. Raises
     BackendError."""
     control = services.control
+    if nothing_set(control.state):
+        return asked, FREE
     subject = Subject(
         backends=(choice.backend,),
         models=(asked.request.model, choice.model),
@@ -100,18 +122,31 @@ async def take(
     services: Services, caller: Caller, identity: Identity, choice: Choice, request: ChatRequest, *, rolled: bool
 ) -> None:
     """Every lease and rate the stream needs. Raises LimitReached; then nothing is held."""
-    who = Who(identity.user_id, identity.workspace_id)
-    counted = counts_tokens(services.config, caller, choice.route)
-    tokens = estimate(request, chars_of(request)) if counted else 0
-    wanted = demand(services.config, caller, who, choice.route, tokens)
+    wanted = _demand(services, caller, identity, choice.route, request)
     key = stream_key(identity.id, identity.owner)
-    await services.limiter.admit(key, wanted, route=choice.route.model, rolled=rolled)
+    if wanted.quotas or wanted.rates:
+        await services.limiter.admit(key, wanted, route=choice.route.model, rolled=rolled)
+    else:
+        services.limiter.note(key, wanted, route=choice.route.model, rolled=rolled)
 
 
-def recheck(services: Services, asked: Asked, caller: Caller, choice: Choice, identity: Identity) -> None:
-    """Ask operators' settings again, after waiting. Raises BackendError, and gives back what was taken."""
+def _demand(services: Services, caller: Caller, identity: Identity, route: Route, request: ChatRequest) -> Demand:
+    usual = services.demands.usual(services.config, caller, route)
+    if identity.user_id or identity.workspace_id:
+        tokens = estimate(request, chars_of(request)) if counts_tokens(services.config, caller, route) else 0
+        return demand(services.config, caller, Who(identity.user_id, identity.workspace_id), route, tokens)
+    return priced(usual, estimate(request, chars_of(request))) if usual.tokens else usual
+
+
+def recheck(
+    services: Services, asked: Asked, caller: Caller, choice: Choice, identity: Identity, *, version: int
+) -> None:
+    """Ask for the key, and for operators' settings if they are no more those of `version`, again, after waiting. Raises
+    BackendError, and gives back what was taken."""
     try:
-        permit(services, asked, caller, choice)
+        services.keyring.check(caller)
+        if services.control.state.version != version:  # something was switched off meanwhile
+            permit(services, asked, caller, choice)
     except BackendError:
         services.limiter.release(stream_key(identity.id, identity.owner), 0)
         raise

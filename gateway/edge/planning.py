@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,10 +20,11 @@ from gateway.routing.beginning import begin
 from gateway.routing.course import Routed
 from gateway.routing.degrading import Instead, Spare
 from gateway.routing.legs import Ask, World
+from gateway.routing.matching import Asking
 from gateway.routing.policies import PREFIX
 from gateway.routing.resuming import Wanted
 from gateway.routing.rewriting import rewritten
-from gateway.routing.router import Asking, Choice, Decision
+from gateway.routing.router import Choice, Decision
 from gateway.streams.answers import key_of
 from gateway.streams.plan import Plan
 
@@ -40,8 +42,8 @@ class Planned(Struct, frozen=True):
 def decide(services: Services, headers: Mapping[str, str], asked: Asked, caller: Caller) -> Decision:
     """The route of a request (`attributed`) and its candidates, those aside that operators have paused. Raises
     BackendError."""
-    request = asked.request
-    decision = services.router.decide(
+    request, router = asked.request, services.router
+    decision = router.decide(
         Asking(
             model=request.model,
             backend=asked.backend,
@@ -51,8 +53,8 @@ def decide(services: Services, headers: Mapping[str, str], asked: Asked, caller:
             workspace=asked.workspace_id,
             conversation=asked.conversation_id,
             headers=headers,
-            prompt=_beginning(request),
-            chars=chars_of(request),
+            prompt=_beginning(request) if router.reads else "",
+            chars=chars_of(request) if router.reads else 0,
             max_tokens=request.max_tokens,
         )
     )
@@ -78,15 +80,14 @@ async def plan(
 ) -> Planned:
     """Raises BackendError; then nothing is held."""
     route, request = decision.route, rewritten(asked.request, decision.route)
-    request = replace(request, most=services.config.access.max_tokens)
+    if request.most != services.config.access.max_tokens:
+        request = replace(request, most=services.config.access.max_tokens)
     if onboarding and route.system:
         request = replace(request, messages=(Message("system", route.system), *request.messages))
 
-    def hand_on(call: HttpRequest) -> HttpRequest:
-        return handed_on(call, headers, protocol)
-
     wanted = Wanted(request, protocol.name, protocol.dialect)
     chars = chars_of(request)
+    hand_on = partial(handed_on, headers=headers, protocol=protocol) if protocol.forwarded else _as_it_is
     ask = Ask(wanted, asked.body, hand_on, estimate(request, chars))
     spare = _spare(services, asked, caller, route, request)
     course = await begin(decision, ask, world_of(services), _PRIORITY[caller.priority], spare)
@@ -126,6 +127,10 @@ def handed_on(call: HttpRequest, headers: Mapping[str, str], protocol: ClientPro
     added later and win over both."""
     said = {name: headers[name] for name in protocol.forwarded if name in headers and headers[name].isprintable()}
     return replace(call, headers=tuple({**dict(call.headers), **said}.items())) if said else call
+
+
+def _as_it_is(call: HttpRequest) -> HttpRequest:
+    return call
 
 
 def _beginning(request: ChatRequest) -> str:

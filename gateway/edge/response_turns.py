@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from backends.contract.fit import STORED
+from gateway.edge.response_names import told
 from gateway.edge.responses_api import gathered, inputs_of, named, of_source
 from gateway.edge.services import Services
 from gateway.protocols import openai_responses_object as words
@@ -42,13 +43,16 @@ async def continued(services: Services, asked: Asked, owner: str) -> Asked:
 
 
 async def _earlier(services: Services, given: str, owner: str) -> Source | None:
-    """The stream of a response id; only this node knows what its backends call theirs."""
+    """The stream of a response id: of ours, or of the one its backend gave it."""
     for stream_id in words.stream_ids(given):
         source = await services.sources.find(stream_id, owner)
         if source is not None and not isinstance(source, Gone):
             break
     else:
         source = services.sources.matching(owner, named(given))
+        if source is None and (abroad := await told(services, given, owner)):
+            found = await services.sources.find(abroad, owner)
+            source = None if isinstance(found, Gone) else found
     return None if source is None or await services.sources.forgotten(source.identity.id, owner) else source
 
 

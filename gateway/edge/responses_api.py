@@ -18,6 +18,7 @@ from backends.contract.errors import BackendError, ErrorCode
 from gateway.edge.admission import caller_of
 from gateway.edge.attach import Attach
 from gateway.edge.health_handlers import answer
+from gateway.edge.response_names import told
 from gateway.edge.services import Services
 from gateway.protocols import openai_responses_object as words
 from gateway.protocols.base import About, Answer
@@ -122,11 +123,14 @@ class ResponsesApi:
         return answer({"id": given, "object": "response.deleted", "deleted": True})
 
     async def _stream_of(self, given: str, owner: str) -> str:
-        """The stream a response id names: ours, or the id its backend gave a stream of this node. Raises NOT_FOUND."""
+        """The stream a response id names: ours, or the id its backend gave it. Raises NOT_FOUND."""
         for stream_id in words.stream_ids(given):
             if ID_PATTERN.fullmatch(stream_id) and await self._known(stream_id, owner):
                 return stream_id
         found = self._by_answer(given, owner)
+        if found is None:
+            abroad = await told(self._services, given, owner)
+            found = abroad if abroad and await self._known(abroad, owner) else None
         if found is None or await self._services.sources.forgotten(found, owner):
             raise _unknown()
         return found

@@ -34,6 +34,7 @@ from gateway.edge.refusals import refusal_response
 from gateway.edge.responses_api import response_routes
 from gateway.edge.services import Services, request_id
 from gateway.edge.streams_api import stream_routes
+from gateway.edge.wanted import accepted
 from gateway.observe.health import Health
 from gateway.protocols.base import ClientProtocol
 from gateway.protocols.errors import native_error
@@ -72,7 +73,7 @@ class PublicRunner(web.AppRunner):
                 self._screen(request)
             except BackendError as error:
                 return _last(self._refuse(request, error))
-            if "Expect" in request.headers:
+            if "Expect" in request.headers or "Transfer-Encoding" in request.headers:
                 return expecting(request, ordinary, self._refuse, self._limits.max_body)
             handler = table.get((request.method, request.raw_path))
             return handler(request) if handler is not None else ordinary(request)
@@ -162,16 +163,15 @@ def _chat_routes(services: Services, chat: Chat) -> list[web.RouteDef]:
     protocols = services.protocols
     found = [web.post(path, post) for path, post in _posts(services, chat)]
     if "native" in protocols:
-        native, ndjson = protocols["native"], protocols["ndjson"]
         at = prefix_of(services.config.server.prefixes, NATIVE) + "/api/v1"
 
         async def event_source(request: web.Request) -> web.StreamResponse:
             _screen(services, request, starts=True)
-            return await chat.get(request, native, onboarding=request.path.endswith("/onboarding-stream"))
+            return await chat.get(request, protocols["native"], onboarding=request.path.endswith("/onboarding-stream"))
 
         async def conversation(request: web.Request) -> web.StreamResponse:
-            protocol = native if "text/event-stream" in request.headers.get("Accept", "") else ndjson
-            return await chat.post(request, protocol, {"conversation_id": request.match_info["id"]})
+            kind = "native" if accepted(request.headers.get("Accept", "")) == "sse" else "ndjson"
+            return await chat.post(request, protocols[kind], {"conversation_id": request.match_info["id"]})
 
         found += [
             web.get(at + "/chat/stream", event_source, allow_head=False),

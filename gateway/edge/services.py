@@ -14,6 +14,7 @@ from backends.transport import Transport
 from config.schema import Config
 from gateway.access.keys import Keyring
 from gateway.access.limiter import Limiter
+from gateway.access.limits import Demands
 from gateway.control.control import Control
 from gateway.observe.access_log import AccessLog
 from gateway.observe.metrics import NullMetrics
@@ -63,6 +64,7 @@ class Services:
     sharing: Sharing
     answers: Answers
     turns: Turns = field(default_factory=Turns)
+    demands: Demands = field(default_factory=Demands)
     outputs: set[Watched] = field(default_factory=set)
     draining: bool = False
     now_ms: Callable[[], int] = lambda: int(time.time() * 1000)

@@ -42,14 +42,16 @@ def listed(entry: Entry) -> dict[str, Any]:
     return shown
 
 
-def shown(found: Entry | Receipt, producer: Producer | None, now: float, now_ms: int) -> dict[str, Any]:
+def shown(
+    found: Entry | Receipt, producer: Producer | None, now: float, now_ms: int, *, resumable: bool
+) -> dict[str, Any]:
     """One stream. `producer`: where it runs on this node, which knows more than its entry; `now`: monotonic seconds,
-    `now_ms`: Unix milliseconds."""
+    `now_ms`: Unix milliseconds; `resumable`: whether its frames can be read here."""
     if isinstance(found, Receipt):
         receipt = msgspec.to_builtins(found)
-        return {**{name: receipt[name] for name in _TOP}, "resumable": True, "receipt": receipt}
+        return {**{name: receipt[name] for name in _TOP}, "resumable": resumable, "receipt": receipt}
     told = _of_producer(producer, now, now_ms) if producer is not None else guessed(found, now_ms)
-    return {**listed(found), "receipt": {**msgspec.to_builtins(told), **_NOT_YET}}
+    return {**listed(found), "resumable": resumable, "receipt": {**msgspec.to_builtins(told), **_NOT_YET}}
 
 
 def _of_producer(producer: Producer, now: float, now_ms: int) -> Receipt:

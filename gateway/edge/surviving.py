@@ -22,8 +22,9 @@ from gateway.registry.sharing import shared
 from gateway.routing.course import Routed
 from gateway.routing.inheritance import inherited
 from gateway.routing.legs import Ask
+from gateway.routing.matching import Asking
 from gateway.routing.resuming import Wanted
-from gateway.routing.router import Asking, Decision
+from gateway.routing.router import Decision
 from gateway.streams.legacy import Will, will_words
 from gateway.streams.names import stream_key
 from gateway.streams.plan import Plan

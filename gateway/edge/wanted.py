@@ -6,6 +6,7 @@ already counted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -17,6 +18,7 @@ from gateway.streams.cursor import names_cursor
 
 _SSE = "text/event-stream"
 _NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+_WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?")
 
 
 def kind_of(protocol: ClientProtocol) -> Literal["sse", "ndjson", ""]:
@@ -26,10 +28,29 @@ def kind_of(protocol: ClientProtocol) -> Literal["sse", "ndjson", ""]:
     return "ndjson" if protocol.content_type.startswith(_NDJSON) else ""
 
 
+def accepted(accept: str) -> Literal["sse", "ndjson", ""]:
+    """The kind of frames this Accept header likes best (RFC 9110, section 12.5.1), SSE of two it likes alike; "": it
+    names none, or likes JSON better."""
+    weights = [_weighed(item) for item in accept.lower().split(",")]
+    sse, ndjson, other = (
+        max((weight for name, weight in weights if name in names), default=0.0)
+        for names in ((_SSE,), _NDJSON, ("application/json",))
+    )
+    if not max(sse, ndjson) or other > max(sse, ndjson):
+        return ""
+    return "sse" if sse >= ndjson else "ndjson"
+
+
+def _weighed(item: str) -> tuple[str, float]:
+    name, *parameters = (part.strip() for part in item.split(";"))
+    said = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+    return name, float(said) if _WEIGHT.fullmatch(said) else 0.0
+
+
 def wants_stream(request: web.Request) -> bool:
     """Whether a GET of a stream asks for its frames, not for its state."""
-    accept, query = request.headers.get("Accept", ""), request.query
-    framed = _SSE in accept or any(kind in accept for kind in _NDJSON)
+    query = request.query
+    framed = accepted(request.headers.get("Accept", "")) != ""
     return framed or "protocol" in query or names_cursor(request.headers.get("Last-Event-ID"), query)
 
 
@@ -40,7 +61,7 @@ def protocol_for(protocols: Mapping[str, ClientProtocol], started_in: str, wante
     if wanted and wanted != "origin":
         family = (p for p in protocols.values() if p.family == wanted)
         return _known(protocols.get(wanted) or next(family, None), protocols)
-    kind = "sse" if _SSE in accept else "ndjson" if any(name in accept for name in _NDJSON) else ""
+    kind = accepted(accept)
     if wanted == "origin" or (origin is not None and kind in ("", kind_of(origin))):
         return _known(origin, protocols)
     if kind == "ndjson" and (origin is None or origin.family != "native"):

@@ -11,11 +11,16 @@ from typing import Any, Protocol
 from gateway.streams.stream import Receipt
 
 _MAX_TEXT = 200
+# What a stream may not have.
+_ABSENT = (
+    "ended_by", "reason", "finish", "owner", "protocol", "model", "backend", "rate", "average_gap_ms", "max_gap_ms",
+    "first_token_ms", "unread", "error", "degraded", "node",
+)  # fmt: skip
 _QUIET = frozenset({"completed", "cancelled", "client_gone"})
 
 
 class Writer(Protocol):
-    """What is needed of a logger (`logging.Lines`, or one of structlog's)."""
+    """What is needed of a logger (`lines.Lines`, or one of structlog's)."""
 
     def info(self, event: str, **fields: Any) -> Any:
         """Write at level info."""
@@ -37,6 +42,7 @@ def stream_line(receipt: Receipt) -> dict[str, Any]:
         "model": plain(receipt.model),
         "backend": receipt.backend,
         "tokens": receipt.token_count,
+        "unread": receipt.unread_tokens or None,
         "prompt_tokens": receipt.prompt_tokens,
         "completion_tokens": receipt.completion_tokens,
         "usage_estimated": receipt.usage_estimated,
@@ -47,13 +53,16 @@ def stream_line(receipt: Receipt) -> dict[str, Any]:
         "duration_ms": receipt.duration_ms,
         "bytes_in": receipt.bytes_in,
         "attempts": receipt.attempts,
-        "tries": ", ".join(f"{t.backend} {t.kind}: {t.outcome} after {t.tokens}" for t in receipt.tries),
-        "answered_by": f"{receipt.last.backend} {receipt.last.kind}" if receipt.last else "",
-        "error": receipt.error_code,
-        "degraded": receipt.degraded,
-        "node": receipt.node,
     }
-    return {name: value for name, value in line.items() if value is not None and value != ""}
+    if receipt.tries:
+        line["tries"] = ", ".join(f"{t.backend} {t.kind}: {t.outcome} after {t.tokens}" for t in receipt.tries)
+    if receipt.last:
+        line["answered_by"] = f"{receipt.last.backend} {receipt.last.kind}"
+    line |= {"error": receipt.error_code, "degraded": receipt.degraded, "node": receipt.node}
+    for name in _ABSENT:
+        if line[name] is None or line[name] == "":
+            del line[name]
+    return line
 
 
 def refusal_line(

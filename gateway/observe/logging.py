@@ -2,95 +2,57 @@
 
 Law: writing a log line never waits. Lines go through a bounded queue to a thread of their own, which also renders and
 redacts them and writes those of one moment together; when the queue is full a line is dropped and counted. Secrets
-never leave: known fields and shapes are hidden. Lines that come with every stream (`Lines`) are rendered where they are
-made: that takes a tenth of what the common road does.
+never leave: known fields and shapes are hidden. Lines that come with every stream go a road of their own (`lines`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import sys
 import threading
-from datetime import UTC, datetime
 from logging.handlers import QueueHandler
 from typing import Any, TextIO
 
-import msgspec
 import structlog
 from structlog.typing import EventDict, Processor
 
 from config.schema import Observe
-from gateway.observe.redaction import redact, suspect
+from gateway.observe.lines import Line, as_json, short
+from gateway.observe.redaction import redact
 
 QUEUE = 10_000
 _PATIENCE = 2.0  # seconds the last lines may take
 _MOMENT = 0.02  # seconds in which lines gather to be written together: the writer is woken so often at most
+_UNWRITTEN = logging.makeLogRecord({"msg": "log lines"})
+_Queue = queue.SimpleQueue[logging.LogRecord | str | None]
 
 
 class _NeverWaiting(QueueHandler):
     """Puts records as they are (the listener's thread renders them) and counts what does not fit."""
 
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord | None], size: int, *, json: bool) -> None:
+    def __init__(self, lines: _Queue, size: int, *, json: bool) -> None:
         super().__init__(lines)
         self.dropped = 0
         self._lines, self._size, self._json = lines, size, json
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        if self._json and isinstance(record, _Line):
+        if self._json and isinstance(record, Line):
             record.render()
         return record
 
-    def enqueue(self, record: logging.LogRecord) -> None:
+    def enqueue(self, record: logging.LogRecord | str) -> None:
+        """A record, or a line that is rendered."""
         if self._lines.qsize() < self._size:
             self._lines.put(record)
         else:
             self.dropped += 1
 
 
-class _Line(logging.LogRecord):
-    """A line of `Lines`, which has its fields and, once rendered, its text."""
-
-    def __init__(self, name: str, level: int, event: str, fields: EventDict) -> None:
-        super().__init__(name, level, "", 0, event, (), None)
-        stamp = datetime.fromtimestamp(self.created, UTC).isoformat()[:-6] + "Z"
-        self.fields = {
-            **fields, "event": event, "level": self.levelname.lower(), "logger": name, "timestamp": stamp,
-        }  # fmt: skip
-        self.text = ""
-
-    def render(self) -> None:
-        """As JSON. A single look tells of most lines that there is nothing to hide in them."""
-        fields: EventDict = self.fields
-        if suspect("\n".join([value for value in fields.values() if type(value) is str])):
-            fields = redact(None, "", fields)
-        self.text = _json(fields)
-
-
-class Lines:
-    """A logger for lines that are many: their fields' names are no secrets', and none tells of an exception."""
-
-    def __init__(self, name: str = "headgate") -> None:
-        self._logger = logging.getLogger(name)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """Write at level info."""
-        self._write(logging.INFO, event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Write at level warning."""
-        self._write(logging.WARNING, event, fields)
-
-    def _write(self, level: int, event: str, fields: EventDict) -> None:
-        if self._logger.isEnabledFor(level):
-            self._logger.handle(_Line(self._logger.name, level, event, fields))
-
-
 class _Listener:
     """The thread that writes."""
 
-    def __init__(self, lines: queue.SimpleQueue[logging.LogRecord | None], sink: logging.StreamHandler[TextIO]) -> None:
+    def __init__(self, lines: _Queue, sink: logging.StreamHandler[TextIO]) -> None:
         self._lines, self._sink = lines, sink
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -114,10 +76,13 @@ class _Listener:
             if told:
                 self._write(told)
 
-    def _write(self, records: list[logging.LogRecord]) -> None:
+    def _write(self, records: list[logging.LogRecord | str]) -> None:
         """What cannot be rendered or written is reported as `logging` does, and is the loss of no other line."""
         texts, sink = [], self._sink
         for record in records:
+            if isinstance(record, str):
+                texts.append(record + sink.terminator)
+                continue
             try:
                 texts.append(sink.format(record) + sink.terminator)
             except Exception:
@@ -126,7 +91,7 @@ class _Listener:
             sink.stream.write("".join(texts))
             sink.flush()
         except Exception:
-            sink.handleError(records[-1])
+            sink.handleError(_UNWRITTEN)
 
 
 class Logs:
@@ -134,7 +99,7 @@ class Logs:
 
     def __init__(self, observe: Observe, stream: TextIO | None = None, size: int = QUEUE) -> None:
         out = stream or sys.stderr
-        lines: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        lines: _Queue = queue.SimpleQueue()
         console = observe.log_format == "console" or (observe.log_format == "auto" and out.isatty())
         self._handler = _NeverWaiting(lines, size, json=not console)
         sink = logging.StreamHandler(out)
@@ -147,6 +112,7 @@ class Logs:
         self._own.setLevel(_level(observe))
         _configure()
         self._listener = _Listener(lines, sink)
+        short.put = None if console else self._handler.enqueue
         self._open = True
 
     @property
@@ -160,6 +126,7 @@ class Logs:
         if not self._open:
             return True
         self._open = False
+        short.put = None
         self._root.removeHandler(self._handler)
         self._root.setLevel(self._before[0])
         self._own.setLevel(self._before[1])
@@ -206,16 +173,8 @@ def _configure() -> None:
     )
 
 
-def _json(event: EventDict) -> str:
-    """In one line. What has no JSON is told by its `str`; texts that are no UTF-8 are escaped."""
-    try:
-        return msgspec.json.encode(event, enc_hook=str).decode()
-    except UnicodeEncodeError:
-        return json.dumps(event, default=str)
-
-
 def _as_json(_logger: Any, _method: str, event: EventDict) -> str:
-    return _json(event)
+    return as_json(event)
 
 
 def _renderer(out: TextIO) -> Processor:
@@ -237,6 +196,6 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         self._renderer = renderer
 
     def format(self, record: logging.LogRecord) -> str:
-        if not isinstance(record, _Line):
+        if not isinstance(record, Line):
             return super().format(record)
         return record.text or str(self._renderer(None, record.levelname.lower(), redact(None, "", dict(record.fields))))

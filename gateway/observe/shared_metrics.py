@@ -38,6 +38,8 @@ def bury(folder: Path, slot: int) -> None:
 class SharedMetrics(Metrics):
     """One worker's part of the figures. Only one in a process: the library chooses by process where values live."""
 
+    together = 1  # any worker may be asked for the figures of all
+
     def __init__(self, folder: Path, slot: int, degraded: Callable[[], bool], lag: Callable[[], float]) -> None:
         os.environ[_FOLDER] = str(folder)
         values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
@@ -61,6 +63,7 @@ class SharedMetrics(Metrics):
         self._timer = loop.call_later(_EVERY, self.begin, loop)
 
     def end(self) -> None:
+        super().end()
         if self._timer is not None:
             self._timer.cancel()
 

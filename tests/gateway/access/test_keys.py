@@ -108,3 +108,13 @@ def test_created_keys_are_whole_and_random(key_id: str) -> None:
     assert not well_formed(secret[:-7] + ("A" if secret[-7] != "A" else "B") + secret[-6:])
     assert key.hash == hash_of(secret)
     assert secret != create(key_id, "o")[0]
+
+
+def test_callers_are_told_apart_by_their_key_alone() -> None:
+    """Two keys that share an id would speak for one another's owner; one revoked by a reload would go on working."""
+    one, first = create("same", "acme")
+    other, second = create("same", "bolt", max_streams=9)
+    ring = Keyring([first, second])
+    assert ring.identify({"X-Api-Key": one}).owner == "acme"
+    assert ring.identify({"X-Api-Key": other}) == Caller("bolt", "same", max_streams=9)
+    refused(Keyring([replace(first, disabled=True), second]), {"X-Api-Key": one})

@@ -17,7 +17,7 @@ from config.schema import Access, Config, Key, Route
 from config.values import Duration
 from gateway.access.keys import Caller
 from gateway.access.limiter import Limiter
-from gateway.access.limits import Demand, LimitReached, Who, demand, refusal
+from gateway.access.limits import Demand, Demands, LimitReached, Who, demand, priced, refusal
 from gateway.registry.base import Quota, Rate, Registry, Taken
 from gateway.registry.memory import MemoryRegistry
 from gateway.registry.quotas import Quotas
@@ -284,3 +284,32 @@ def test_a_key_tells_its_caller_everything() -> None:
     found = Keyring([full]).identify({"Authorization": f"Bearer {secret}"})
     assert (found.rpm, found.tpm, found.user_streams, found.workspace_streams) == (1, 2, 3, 4)
     assert found.priority == "high"
+
+
+def test_what_is_worked_out_once_is_worked_out_again_for_another_configuration() -> None:
+    """After a reload the old limits would hold on, or one caller or route would be held by those of another."""
+    demands, caller = Demands(), Caller("acme", "web")
+    before, after = Config(access=Access(rpm=5, tpm=9)), Config(access=Access(max_streams=2))
+    first = demands.usual(before, caller, ROUTE)
+    assert first is demands.usual(before, caller, ROUTE)
+    assert first == demand(before, caller, Who(), ROUTE, 0)
+    assert demands.usual(after, caller, ROUTE) == demand(after, caller, Who(), ROUTE, 0)
+    other, own = Caller("acme", "own", max_streams=7), Route(model="*", to=(), max_streams=1)
+    assert demands.usual(after, other, ROUTE) == demand(after, other, Who(), ROUTE, 0)
+    assert demands.usual(after, caller, own) == demand(after, caller, Who(), own, 0)
+    assert demands.usual(before, caller, ROUTE) == first
+
+
+def test_a_price_is_put_in_as_if_it_had_been_known() -> None:
+    """A stream would be let in for free, or charged twice."""
+    config = Config(access=Access(rpm=5, tpm=9, gateway_tpm=100, max_streams=3))
+    usual = Demands().usual(config, Caller("acme"), ROUTE)
+    assert priced(usual, 123) == demand(config, Caller("acme"), Who(), ROUTE, 123)
+
+
+def test_what_is_worked_out_is_bounded() -> None:
+    """Requests whose backend a client names make a route each: memory would grow with them."""
+    demands, config = Demands(), Config()
+    for number in range(3000):
+        demands.usual(config, Caller("acme"), Route(model=f"m{number}", to=()))
+    assert len(demands._known) <= 1000

@@ -134,7 +134,7 @@ async def test_lines_that_break_anywhere() -> None:
     const told = [];
     const protocols = ["native", "openai", "anthropic", "ollama"];
     for (let n = 0; n < 24; n++) {{
-      const options = {{ protocol: protocols[n % 4], body: {ASK}, backoff: 2, maxBackoff: 5, attempts: 30 }};
+      const options = {{ protocol: protocols[n % 4], body: {ASK}, backoff: 2, maxBackoff: 5, attempts: 200 }};
       told.push(await read(stream(gateway, options)));
     }}
     say(told);

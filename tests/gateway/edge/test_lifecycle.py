@@ -261,7 +261,7 @@ async def test_a_client_that_leaves_before_the_first_token_is_noticed() -> None:
 
 
 async def test_grace_and_continue_let_the_stream_finish() -> None:
-    """A tab that reloads would lose its answer although the policy says otherwise."""
+    """A tab that reloads would lose its answer although the policy says otherwise; nobody would see what that costs."""
     script = [head(), token("a"), 0.2, token("b"), FINISH, USAGE, DONE, END]
     async with Upstream(script) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
         for policy in ("grace=5s", "continue"):
@@ -270,7 +270,10 @@ async def test_grace_and_continue_let_the_stream_finish() -> None:
             await answer.content.readuntil(b'"tokenCount":1}\n\n')
             answer.close()
             got = await receipt(session, headers["X-Stream-Id"])
-            assert (got["state"], got["tokenCount"]) == ("completed", 2)
+            assert (got["state"], got["tokenCount"], got["unreadTokens"]) == ("completed", 2, 1)
+        async with session.post("/api/streaming/chat", json=ASK, headers={"X-Stream-Id": "read"}) as answer:
+            await answer.read()
+        assert (await receipt(session, "read"))["unreadTokens"] == 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import aiohttp
@@ -208,3 +209,29 @@ async def test_streams_and_whole_answers_name_the_model_alike() -> None:
         wanted = b"".join(frames).replace(b"up-model", b"m") if hidden else b"".join(frames)
         assert streamed == wanted + DONE
         assert whole["model"] == ("m" if hidden else "up-model")
+
+
+TWINS = {
+    "maxTokens": "7", "temperature": "0.5", "userId": "u1", "workspaceId": "w1", "conversationId": "c1",
+    "streamId": "own", "onDisconnect": "continue", "systemPrompt": "be brief",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelt", ["camel", "snake"])
+async def test_what_an_eventsource_asks_in_either_spelling(spelt: str) -> None:
+    """A limit that a page sets would be ignored without a word, because its name is spelt as in a body."""
+    names = {name: name if spelt == "camel" else re.sub("([A-Z])", r"_\1", name).lower() for name in TWINS}
+    query = {"message": "hi", **{names[name]: value for name, value in TWINS.items()}}
+    script = [head(), chunk(frame({"content": "a"}, "stop")), chunk(DONE), END]
+    async with Upstream(script) as up, running(config_for(up.url)) as gateway, client(gateway) as session:
+        async with session.get("/api/v1/chat/stream", params=query) as answer:
+            await answer.read()
+            assert (answer.status, answer.headers["X-Stream-Id"]) == (200, "own")
+        asked = json.loads(up.requests[0][1])
+        assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+        assert (asked.get("max_tokens") or asked.get("max_completion_tokens"), asked["temperature"]) == (7, 0.5)
+        async with session.get("/api/streaming/own") as answer:
+            told = await answer.json()
+        assert [told[name] for name in ("userId", "workspaceId", "conversationId")] == ["u1", "w1", "c1"]
+        async with session.get("/api/v1/chat/stream", params={"message": "hi", names["maxTokens"]: "x"}) as answer:
+            assert answer.status == 400

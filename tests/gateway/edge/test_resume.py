@@ -362,13 +362,41 @@ async def test_gone_is_told_from_never_was() -> None:
             told = json.loads(body)
             assert (status, told["error"]["code"], told["state"]) == (410, "stream_expired", "completed")
             assert {"earliestSeq", "tailSeq"} <= set(told)
+        async with session.delete("/api/streaming/x") as answer:
+            told = await answer.json()
+            assert (answer.status, told["error"]["code"], told["state"]) == (410, "stream_expired", "completed")
+        async with session.delete("/api/streaming/z") as answer:
+            assert answer.status == 404
         assert (await fetch(session, "/api/streaming/z", **SSE))[0] == 404
     streams = Streams(transcript_cap=Size(2000))
     script = [head(), *[token("x" * 200), 0.005] * 30, HOLD]
     async with world(script, streams=streams) as (_, _, session), started(session) as answer:
         await answer.content.readuntil(b'"tokenCount":30}\n\n')
         status, body = await fetch(session, "/api/streaming/x", **SSE)
-        assert (status, json.loads(body)["error"]["code"]) == (410, "cursor_expired")
+        told = json.loads(body)
+        assert (status, told["error"]["code"], told["state"]) == (410, "cursor_expired", "streaming")
+        assert await _resumable(session, "x") == {False}
+
+
+async def _resumable(session: aiohttp.ClientSession, name: str, path: str = "/api/streaming") -> set[bool]:
+    """What a stream's state, its HEAD and the list of running ones say of it."""
+    async with session.head(f"{path}/{name}") as seen:
+        said = {seen.headers["X-Stream-Resumable"] == "true"}
+    _, body = await fetch(session, f"{path}/{name}")
+    _, listed = await fetch(session, "/api/streaming/active")
+    running = [entry for entry in json.loads(listed)["streams"] if entry["streamId"] == name]
+    return said | {entry["resumable"] for entry in (json.loads(body), *running)}
+
+
+async def test_an_expired_stream_is_gone_for_its_owner_only() -> None:
+    """Another owner would learn from a DELETE which ids there were."""
+    async with world(registry=Registry(replay=Duration(0.3)), keys=two_keys()) as (_, _, session):
+        mine, foreign = {"Authorization": "Bearer a1"}, {"Authorization": "Bearer b"}
+        await (await session.post("/api/streaming/chat", json=ASK, headers={"X-Stream-Id": "x", **mine})).read()
+        await asyncio.sleep(0.4)
+        for headers, status in ((mine, 410), (foreign, 404)):
+            async with session.delete("/api/streaming/x", headers=headers) as answer:
+                assert answer.status == status
 
 
 async def test_head_says_where_a_stream_is() -> None:

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from support.inprocess import client, config_for, running
 from support.upstream import RESET, Step, Upstream, chunk, head
 
-from gateway.edge.output import StreamHead
+from gateway.edge.output import ClientOutput, StreamHead
 from gateway.streams.hub import Hub
 from gateway.streams.producer import Producer
 
@@ -118,3 +118,50 @@ async def test_no_header_becomes_two() -> None:
     told = await _heads({"X-Dropped": "a\r\nSet-Cookie: b"}, "1.1")
     assert told.startswith(b"HTTP/1.1 500")
     assert b"Set-Cookie" not in told
+
+
+async def test_what_is_known_at_once_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Breaks when head, frames and end of a short answer are a write each: each is a system call, and wakes the
+    client."""
+    writes: list[bytes] = []
+    opened = ClientOutput.open
+
+    class Counted:
+        def __init__(self, transport: asyncio.Transport) -> None:
+            self._transport = transport
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._transport, name)
+
+        def write(self, data: bytes) -> None:
+            writes.append(data)
+            self._transport.write(data)
+
+    def noted(output: ClientOutput, request: web.Request, head: bytes = b"") -> None:
+        opened(output, request, head)
+        assert output._transport is not None
+        output._transport = Counted(output._transport)  # type: ignore[assignment]
+
+    monkeypatch.setattr(ClientOutput, "open", noted)
+    script = [head() + chunk(SAID) + chunk(SAID + STOP + END) + b"0\r\n\r\n"]
+    async with Upstream(script) as up, running(config_for(up.url)) as gateway, aiohttp.ClientSession() as session:
+        for _ in range(2):
+            async with session.post(f"http://127.0.0.1:{gateway.public_port}{CHAT}", json=ASK) as answer:
+                assert await answer.read() == SAID + SAID + STOP + END
+    assert len(writes) == 2
+    assert all(one.startswith(b"HTTP/1.1 200 OK\r\n") and one.endswith(b"0\r\n\r\n") for one in writes)
+
+
+async def test_requests_on_one_connection_are_answered_in_order() -> None:
+    """Breaks when a connection forgets what it read behind a request, or ends after the first answer."""
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"hi"}]}'
+    ask = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (CHAT.encode(), len(body), body)
+    script = [head() + chunk(SAID + STOP + END) + b"0\r\n\r\n"]
+    async with Upstream(script) as up, running(config_for(up.url)) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.public_port)
+        writer.write(ask + ask + ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+        async with asyncio.timeout(5):
+            told = await reader.read()
+        writer.close()
+    assert told.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert told.count(b"data: [DONE]\n\n") == 3

@@ -22,6 +22,7 @@ from support.process import free_port, wait_until
 import gateway.observe.logging as logging_module
 from config.schema import Observe
 from gateway.observe.access_log import AccessLog, refusal_line, stream_line
+from gateway.observe.lines import Lines, _Clock
 from gateway.observe.logging import Logs, get_logger
 from gateway.streams.settle import settle
 from gateway.streams.stream import Identity, Receipt, State, Stream
@@ -214,3 +215,58 @@ def _healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else listens to this process's logs, as in a gateway."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        yield
+    finally:
+        root.handlers = before
+
+
+def test_the_short_road_says_what_the_common_one_does() -> None:
+    """A line per stream would lose a field, its level or its time, or show a secret, because it goes another way."""
+
+    def write() -> None:
+        AccessLog(Lines()).finished(receipt())
+        AccessLog(Lines()).finished(receipt(State.UPSTREAM_ERROR, model="sk-proj-0123456789abcdef"))
+        Lines("headgate.x").info("odd", text="\udcff", other={1: 2})
+
+    common = lines(Observe(log_format="json"), write)
+    with alone():
+        short = lines(Observe(log_format="json"), write)
+    assert [line.pop("timestamp", "")[:11] for line in short] == [line.pop("timestamp")[:11] for line in common]  # type: ignore[attr-defined,index]
+    assert short == common
+    assert [line["level"] for line in short] == ["info", "warning", "info"]
+    assert "0123456789abcdef" not in json.dumps(short)
+
+
+def test_the_short_road_is_bounded_and_keeps_to_the_level() -> None:
+    """A log nobody reads would fill the memory with the lines of streams; lines below the level would be written."""
+    slow = Slow()
+    with alone():
+        logs = Logs(Observe(log_format="json", log_level="warning"), slow, size=10)
+        for _ in range(50):
+            Lines().info("quiet")
+        assert logs.dropped == 0
+        for n in range(100):
+            Lines().warning("line", n=n)
+        assert logs.dropped >= 80
+        slow.go.set()
+        logs.close()
+        Lines().warning("after")  # nobody is there
+    assert "quiet" not in slow.getvalue()
+
+
+def test_a_time_is_that_of_its_second() -> None:
+    """The part of a time that is kept for a second would be that of another one."""
+    assert _Clock().stamp(0.25) == "1970-01-01T00:00:00.250000Z"
+    clock = _Clock()
+    assert [clock.stamp(at) for at in (1790000000.5, 1790000001.75)] == [
+        "2026-09-21T14:13:20.500000Z",
+        "2026-09-21T14:13:21.750000Z",
+    ]

@@ -159,3 +159,9 @@ def test_whatever_comes_makes_an_answer(chunks: list[Any]) -> None:
     for kind in (ChatGatherer, TextGatherer):
         body = gathered(b"data: nonsense\n\n", *map(frame, chunks), kind=kind)
         assert body["model"] == "as-asked"
+
+
+def test_a_frame_with_half_a_surrogate_pair_is_not_missing() -> None:
+    """A chunk that JSON readers differ about would be gone from the answer, and nobody would know."""
+    chunks = (b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % s for s in (b"so", rb"a\ud83d", b"b"))
+    assert gathered(*chunks)["choices"][0]["message"]["content"] == "soa\ufffdb"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from backends.contract.errors import BackendError, ErrorCode
 from config.schema import Backend, Config, Key, Match, Route, Target
+from gateway.routing.matching import Asking
 from gateway.routing.policies import Seen
-from gateway.routing.router import Asking, Router
+from gateway.routing.router import Router
 
 BACKENDS = {name: Backend(driver="demo") for name in ("openai", "local", "demo")}
 
@@ -142,3 +145,45 @@ def test_explaining_knows_whose_key_it_is() -> None:
     one = Router(Config(backends=BACKENDS, routes=routes, keys=(Key("web", "acme", "sha256:0"),)), dict)
     assert list(one.explain(Asking(model="m", key="web")))[-1]["route"] == 0
     assert list(one.explain(Asking(model="m", key="web", owner="other")))[-1]["route"] == 1
+
+
+@pytest.mark.parametrize("wildcard", [True, False])
+@pytest.mark.parametrize("field", ["model", "backend"])
+def test_a_name_beyond_all_names_is_refused_at_once(field: str, wildcard: bool) -> None:
+    """Names of many MB would stay in statistics and records, or hold up everybody while a near one is looked for."""
+    one = router(REST if wildcard else FAST)
+    asking = Asking(**{"model": "fast", field: "m" * 2_000_000})
+    began = time.process_time()
+    with pytest.raises(BackendError) as refused:
+        one.decide(asking)
+    assert refused.value.code is ErrorCode.INVALID_REQUEST
+    assert refused.value.param == field
+    assert len(refused.value.message) < 200
+    assert time.process_time() - began < 0.2
+    assert router(REST).choose("m" * 300).model == "m" * 300
+
+
+def test_names_that_clients_make_up_are_not_kept_for_ever() -> None:
+    """What is remembered of model names would grow with every request."""
+    asked = router(GPT, FAST, REST)
+    for number in range(2000):
+        assert asked.choose(f"made-up-{number}").backend == "demo"
+    assert len(asked._fitting) <= 512
+
+
+def test_a_name_that_is_known_is_still_matched_by_who_asks() -> None:
+    """The second request for a model would get the route of the first, whoever sends it."""
+    mine = Route(model="*", to=(Target("local"),), match=Match(owner=("acme",)))
+    asked = router(mine, REST)
+    for owner, backend in (("acme", "local"), ("bolt", "demo"), ("acme", "local")):
+        assert asked.decide(Asking(model="m", owner=owner)).candidates[0].backend == backend
+
+
+def test_the_least_busy_is_found_anew_each_time() -> None:
+    """All streams would go where the first one went."""
+    busy = {"local": 3, "openai": 1}
+    route = Route(model="*", to=(Target("local"), Target("openai")), policy="least_busy")
+    asked = Router(Config(backends=BACKENDS, routes=(route,)), lambda: {name: Seen(n) for name, n in busy.items()})
+    assert asked.choose("m").backend == "openai"
+    busy["openai"] = 9
+    assert asked.choose("m").backend == "local"
