@@ -253,7 +253,7 @@ class Lifecycle(RuleBasedStateMachine):
                 if status != 404 or stream.faulty or stream.missing:
                     break
                 await asyncio.sleep(0.03)
-            assert status in (200, 202, 503) or (status == 404 and (stream.faulty or stream.missing)), (
+            assert status in (200, 202, 503) or (status in (404, 410) and (stream.faulty or stream.missing)), (
                 status,
                 body,
             )
